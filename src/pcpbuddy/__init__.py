@@ -1,0 +1,84 @@
+"""
+The Linux page allocator as a package: zones, per-CPU lists, pageblock ownership.
+
+``Zone`` and ``Node`` run the allocator step by step, deterministically. ``compare`` runs
+recorded or generated loads under several policies. Names load when they are first used.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .compare import compare
+    from .config import PROFILES, Policy, policy
+    from .errors import (
+        BadFree,
+        ConfigError,
+        Corruption,
+        CpuOffline,
+        OutOfPages,
+        PcpBuddyError,
+        RecordingError,
+        UsageError,
+    )
+    from .names import CMA, HIGHATOMIC, ISOLATE, MOVABLE, RECLAIMABLE, UNMOVABLE
+    from .zone import Node, Zone
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    **dict.fromkeys(("Node", "Zone"), "zone"),
+    **dict.fromkeys(("PROFILES", "Policy", "policy"), "config"),
+    **dict.fromkeys(("UNMOVABLE", "MOVABLE", "RECLAIMABLE", "HIGHATOMIC", "CMA", "ISOLATE"), "names"),
+    **dict.fromkeys(
+        (
+            "BadFree",
+            "ConfigError",
+            "Corruption",
+            "CpuOffline",
+            "OutOfPages",
+            "PcpBuddyError",
+            "RecordingError",
+            "UsageError",
+        ),
+        "errors",
+    ),
+    "compare": "compare",
+}
+
+__all__ = [
+    "CMA",
+    "HIGHATOMIC",
+    "ISOLATE",
+    "MOVABLE",
+    "PROFILES",
+    "RECLAIMABLE",
+    "UNMOVABLE",
+    "BadFree",
+    "ConfigError",
+    "Corruption",
+    "CpuOffline",
+    "Node",
+    "OutOfPages",
+    "PcpBuddyError",
+    "Policy",
+    "RecordingError",
+    "UsageError",
+    "Zone",
+    "compare",
+    "policy",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'pcpbuddy' has no attribute {name!r}")
+    from importlib import import_module
+
+    # The module `compare` would otherwise shadow the function of that name.
+    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

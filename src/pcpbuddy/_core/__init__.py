@@ -1,0 +1,27 @@
+"""
+The compiled core: one text of the allocator for every driver (docs/reference/core.md).
+"""
+
+from .core import (
+    HandleReplay,
+    Node,
+    Operation,
+    Zone,
+    bench,
+    min_free_kbytes,
+    pcp_sizing,
+    stat_threshold,
+    watermarks,
+)
+
+__all__ = [
+    "HandleReplay",
+    "Node",
+    "Operation",
+    "Zone",
+    "bench",
+    "min_free_kbytes",
+    "pcp_sizing",
+    "stat_threshold",
+    "watermarks",
+]

@@ -1,0 +1,36 @@
+# Atomics: the compiler's __atomic_* (Cython has no libc.stdatomic).
+#
+# Page words, block owners and types are read without the lock that guards their
+# writers (rfc.md P-100, P-102), so every access to them goes through here.
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
+
+cdef extern from *:
+    """
+    #define pb_load(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define pb_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+    #define pb_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define pb_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define pb_xchg(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
+    #define pb_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+    #if defined(__x86_64__) || defined(__i386__)
+    #define pb_relax() __builtin_ia32_pause()
+    #else
+    #define pb_relax() __asm__ __volatile__("" ::: "memory")
+    #endif
+    #define pb_unlikely(x) __builtin_expect(!!(x), 0)
+    #define pb_likely(x) __builtin_expect(!!(x), 1)
+    """
+    uint32_t load32 "pb_load"(uint32_t *p) noexcept nogil
+    void store32 "pb_store"(uint32_t *p, uint32_t v) noexcept nogil
+    uint16_t load16 "pb_load"(uint16_t *p) noexcept nogil
+    void store16 "pb_store"(uint16_t *p, uint16_t v) noexcept nogil
+    uint8_t load8 "pb_load"(uint8_t *p) noexcept nogil
+    void store8 "pb_store"(uint8_t *p, uint8_t v) noexcept nogil
+    int64_t load64 "pb_load"(int64_t *p) noexcept nogil
+    int64_t add64 "pb_add"(int64_t *p, int64_t v) noexcept nogil
+    uint32_t exchange32 "pb_xchg"(uint32_t *p, uint32_t v) noexcept nogil
+    void release32 "pb_release"(uint32_t *p, uint32_t v) noexcept nogil
+    void relax "pb_relax"() noexcept nogil
+    bint unlikely "pb_unlikely"(bint x) noexcept nogil
+    bint likely "pb_likely"(bint x) noexcept nogil

@@ -1,0 +1,137 @@
+# Whole calls that are more than one operation: bulk, contiguous frees, ticks, off-lining.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from .driver cimport begin
+from .events cimport E_FREE, emit
+from .ops cimport (
+    B_START, D_START, F_PREPARE, OP_ALL, OP_ONE_HOLD, OP_PREPARED, Op, Z_DISOWN, Z_START,
+)
+from .page cimport (
+    ALLOC, GATE_NEVER, MAX_ORDER, MOVABLE_BIT, NR_FREE, ORDER_SHIFT, Pcp, SCALE_MAX, TYPE_SHIFT, WMARK_LOW, Zone, idx,
+    pfn_of, set_word, word_of, word_order,
+)
+from .sizing cimport bit_length, resize
+from .buddy cimport visible
+from .init cimport fold
+from .watermark cimport watermark, watermark_ok
+
+
+cdef inline int bulk(Zone *z, int cpu, int n, int T, int aflags, idx *pages, bint below) noexcept nogil:
+    """B-93: n pages of order 0. `below`: no zone passed the watermark. Returns how many came."""
+    cdef Op op
+    begin(&op, B_START, cpu)
+    op.order = 0
+    op.type = <unsigned char>T
+    op.aflags = aflags
+    op.pages = pages
+    op.nr = n
+    if n == 1 or below:
+        op.at = 0
+    z.run(z, &op)
+    if op.k == 0 and op.page:
+        pages[0] = op.page
+        return 1
+    return op.k
+
+cdef inline bint bulk_watermark_ok(Zone *z, int n, int hz, int aflags) noexcept nogil:
+    return watermark_ok(z, 0, watermark(z, WMARK_LOW) + n, hz, aflags, visible(z, NR_FREE))
+
+cdef inline void split_page(Zone *z, idx i) noexcept nogil:
+    """An allocation of order o becomes 2^o of order 0."""
+    cdef uint32_t word = word_of(z, i)
+    cdef idx p
+    for p in range(i, i + (1u << word_order(word))):
+        set_word(z, p, word & ~(15u << ORDER_SHIFT))
+
+cdef inline void free_run(Zone *z, int cpu, idx i, int64_t n) noexcept nogil:
+    """B-94: a run of single pages, freed in the largest naturally aligned pieces; no event any more."""
+    cdef Op op
+    cdef idx p
+    cdef int o
+    while n > 0:
+        o = 0
+        while o < MAX_ORDER and not (pfn_of(z, i) >> o) & 1 and (2 << o) <= n:
+            o += 1
+        for p in range(i + 1, i + (1u << o)):
+            set_word(z, p, 0)
+        set_word(z, i, ALLOC | o << ORDER_SHIFT)
+        begin(&op, F_PREPARE, cpu)
+        op.flags = OP_PREPARED
+        op.page = i
+        op.pages = &op.page
+        op.nr = 1
+        z.run(z, &op)
+        i += 1u << o
+        n -= 1 << o
+
+cdef inline void free_contig(Zone *z, int cpu, idx i, int64_t n) noexcept nogil:
+    """B-94: every page is prepared on its own first."""
+    cdef idx p
+    for p in range(i, i + <idx>n):
+        emit(z, E_FREE, cpu, p, 0, 0)
+    z.counts[cpu].pages_freed += n
+    free_run(z, cpu, i, n)
+
+cdef inline void drain_pcp(Zone *z, int target, int cpu, int n, int flags, int start) noexcept nogil:
+    cdef Op op
+    begin(&op, D_START, cpu)
+    op.target = <unsigned short>target
+    op.n = n
+    op.flags = <unsigned char>flags
+    op.start = start
+    z.run(z, &op)
+
+cdef inline void drain_all(Zone *z, int cpu) noexcept nogil:
+    """B-100: on-line CPUs ascending, those that have pages."""
+    cdef int c
+    for c in range(z.s.cpus):
+        if z.pcp[c].online and z.pcp[c].count > 0:
+            drain_pcp(z, c, cpu, 0, OP_ALL, 0)
+
+cdef inline void decay(Zone *z, int cpu) noexcept nogil:
+    """B-102, P-63."""
+    cdef Pcp *p = &z.pcp[cpu]
+    if p.high > p.high_min:
+        p.high = max(max(p.count - (p.batch << SCALE_MAX), p.high - (p.high >> 3)), p.high_min)
+    if p.count > p.high:
+        drain_pcp(z, cpu, cpu, p.count - p.high, 0, 0)
+
+cdef inline void tick(Zone *z, int cpu) noexcept nogil:
+    """B-101: fold, decay, and the expiry of another node's pages (B-103)."""
+    cdef Pcp *p = &z.pcp[cpu]
+    fold(z, cpu, True)
+    decay(z, cpu)
+    if not p.expire or not p.count:
+        return
+    if not p.remote_node:
+        p.expire = 0
+        return
+    p.expire -= 1
+    if p.expire == 0:
+        drain_pcp(z, cpu, cpu, min(p.count, p.batch), OP_ONE_HOLD, 0)
+
+cdef inline int lowest_online(Zone *z) noexcept nogil:
+    cdef int c = 0
+    while not z.pcp[c].online:
+        c += 1
+    return c
+
+cdef inline void offline_cpu(Zone *z, int cpu) noexcept nogil:
+    """B-105, P-85: no new routing, drain, fold, disown; then the limits for one CPU less."""
+    cdef Op op
+    cdef int by
+    z.pcp[cpu].online = False
+    by = lowest_online(z)
+    drain_pcp(z, cpu, by, 0, OP_ALL, 0)
+    fold(z, cpu, False)
+    if z.s.policy.gate != GATE_NEVER:      # nobody owns blocks otherwise
+        begin(&op, Z_START, by)
+        op.section = Z_DISOWN
+        op.target = <unsigned short>cpu
+        z.run(z, &op)
+    resize(z)
+
+cdef inline void online_cpu(Zone *z, int cpu) noexcept nogil:
+    z.pcp[cpu].online = True
+    resize(z)

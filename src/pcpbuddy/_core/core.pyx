@@ -1,0 +1,707 @@
+# The faces of the compiled core: Zone, Node, Operation, HandleReplay.
+#
+# Arguments are checked here and trusted inside. Stubs and docstrings for readers: core.pyi.
+
+# cython: embedsignature=False, freethreading_compatible=True
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+
+import mmap
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free as c_free, malloc
+from libc.string cimport memcpy
+
+from ..config import SWITCHES, Policy as PolicyConfig, policy as find_policy
+from ..errors import BadFree, ConfigError, Corruption, CpuOffline, OutOfPages, UsageError
+from ..names import DISOWN_REASONS, EVENT_NAMES, MAX_CPUS, MIGRATETYPE_NAMES
+
+from .buddy cimport visible, zone_link
+from .check cimport Fault, check as check_state
+from .driver cimport NO_LOCKS, SPIN, alloc as alloc_page, begin, free_page, perform
+from .events cimport E_FREE, NO_PFN, emit
+from .calls cimport (
+    bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, lowest_online, offline_cpu, online_cpu, split_page, tick,
+)
+from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
+from .node cimport NodeRef, node_alloc, node_bulk, node_zone_of
+from .ops cimport (
+    AT_END, A_START, B_START, DONE, D_START, F_PREPARE, LOCK_PCP, LOCK_ZONE, OP_AGAIN, OP_ALL, OP_BATCH, OP_IRQ, OP_NOLOCK,
+    OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Op, TRY_PCP, TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Z_DISOWN, Z_ISOLATE, Z_START,
+    Z_UNISOLATE, Z_UNRESERVE, alloc_step, bulk_alloc_step, drain_step, free_step, zone_step,
+)
+from .page cimport (
+    ALLOC, BLOCK_HEADS, BUDDY, Block, CMA, CPU_SHIFT, Counts, DEFERRED, Event, FREE_HIGH_BATCH, GATE_NEVER, HOLE,
+    INTERIOR, ISOLATE, LINKED, MARK, MAX_ORDER, MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES,
+    ORDER_SHIFT, PB, PB_PAGES, PCP, Page, Pcp, Ring, SCALE_MAX, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, ZoneState,
+    block_head, block_number, block_of, block_page, cpu_head, idx, index_of, owned_head, pfn_of, set_block_type,
+    set_word, word_of, word_order, word_type, zone_head,
+)
+from .page cimport Zone as CZone
+from .pcp cimport pcp_order, pcp_put
+from .ownership cimport own_link
+from .replay cimport Replay, Request, map_page, note_parked, replay_requests
+from .sizing cimport (
+    default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold, zone_watermarks,
+)
+from .watermark cimport watermark, watermark_ok
+
+# Python names MAP_NORESERVE only from 3.13 on; the number is the same on all of Linux but Alpha, MIPS and SPARC.
+MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+cdef tuple STATES = ("the interior of a chunk", "free in the zone", "on CPU %d's PCP list", "on a remote list",
+                     "a deferred free", "an allocation", "a hole", "")
+cdef tuple ACTIONS = (None, ("lock", "pcp"), ("try", "pcp"), ("unlock", "pcp"), ("lock", "zone"), ("try", "zone"),
+                      ("unlock", "zone"))
+
+
+# -- drivers -------------------------------------------------------------------------------------------
+
+cdef int step(CZone *z, Op *op) noexcept nogil:
+    """Carry an operation to its next lock action."""
+    if op.at < B_START:
+        return alloc_step(z, op)
+    if op.at < F_PREPARE - 11:
+        return bulk_alloc_step(z, op)
+    if op.at < D_START:
+        return free_step(z, op)
+    if op.at < Z_START or op.at == AT_END:
+        return drain_step(z, op)
+    return zone_step(z, op)
+
+cdef void run_unlocked(CZone *z, void *opaque) noexcept nogil:
+    """One thread: locks are free, trylocks fail when told to."""
+    cdef Op *op = <Op *>opaque
+    cdef int action = step(z, op)
+    while action != DONE:
+        perform(z, op, action, NO_LOCKS)
+        action = step(z, op)
+
+cdef void run_spinning(CZone *z, void *opaque) noexcept nogil:
+    """Real threads, real spin locks."""
+    cdef Op *op = <Op *>opaque
+    cdef int action = step(z, op)
+    while action != DONE:
+        perform(z, op, action, SPIN)
+        action = step(z, op)
+
+
+# -- sizing formulas ---------------------------------------------------------------------------------------
+
+def pcp_sizing(int64_t managed, int cpus, int64_t low, int fraction=0):
+    cdef int batch = pcp_batch(managed)
+    if fraction:
+        return batch, pcp_high(managed, low, fraction, cpus, batch), pcp_high(managed, low, fraction, cpus, batch)
+    return batch, pcp_high(managed, low, 0, cpus, batch), pcp_high(managed, low, 8, cpus, batch)
+
+def stat_threshold(int64_t managed, int cpus):
+    return threshold(managed, cpus)
+
+def min_free_kbytes(int64_t lowmem_kbytes):
+    return default_min_free_kbytes(lowmem_kbytes)
+
+def watermarks(int64_t managed, int64_t lowmem_pages, int64_t kbytes):
+    cdef int64_t mark[4]
+    zone_watermarks(mark, managed, lowmem_pages, kbytes)
+    return mark[0], mark[1], mark[2], mark[3]
+
+
+# -- Zone ----------------------------------------------------------------------------------------------------
+
+cdef class Zone:
+    cdef CZone z
+    cdef Ring ring
+    cdef Py_buffer view
+    cdef object memory
+    cdef readonly object policy
+    cdef readonly str name
+
+    def __cinit__(self):
+        self.z.s = NULL
+
+    def __dealloc__(self):
+        if self.z.s is not NULL:
+            PyBuffer_Release(&self.view)
+        c_free(self.ring.events)
+
+    def __init__(self, int64_t pages, *, int cpus=1, policy="fixed", int64_t cma_pages=0, int64_t start_pfn=0,
+                 int zone_index=0, str name="Normal", batch=None, high_min=None, high_max=None, stat_threshold=None,
+                 watermark=None, int64_t llc_pages=512):
+        cdef int c
+        cdef int64_t kbytes
+        cdef ZoneState *s
+        if pages < 1 or start_pfn < 0 or start_pfn + pages > 1 << 31:
+            raise ConfigError(f"a zone of {pages} pages at pfn {start_pfn}: expected 1 page or more, below pfn 2^31")
+        if cma_pages < 0 or cma_pages % PB_PAGES or cma_pages > pages or cma_pages and (start_pfn + pages) % PB_PAGES:
+            raise ConfigError(
+                f"cma_pages={cma_pages} of {pages}: expected whole pageblocks of {PB_PAGES} pages at the end of the zone"
+            )
+        if [batch, high_min, high_max].count(None) not in (0, 3):
+            raise ConfigError("batch, high_min and high_max are given together or not at all")
+        if not 0 <= zone_index < 5:
+            raise ConfigError(f"zone_index={zone_index}: expected 0..4")
+        if stat_threshold is not None and not 0 <= stat_threshold <= 125:
+            raise ConfigError(f"stat_threshold={stat_threshold}: expected 0..125, or None for the kernel's formula")
+        self.create(start_pfn, pages, cpus, find_policy(policy), name)
+        s = self.z.s
+        s.managed = pages
+        s.zone_index = zone_index
+        s.boost_factor = 15000
+        if watermark is None:
+            kbytes = max(default_min_free_kbytes(pages * 4), thp_min_free_kbytes(pages, 1))
+            zone_watermarks(s.watermark, pages, pages, kbytes)
+        else:
+            for c in range(4):
+                s.watermark[c] = watermark[c]
+        for c in range(cpus):
+            self.z.pcp[c].online = True
+            self.z.pcp[c].batch = 1
+        s.auto_sizing = True
+        s.auto_threshold = stat_threshold is None
+        if stat_threshold is not None:
+            s.stat_threshold = stat_threshold
+        resize(&self.z)
+        if batch is not None:
+            s.auto_sizing = False
+            s.pageset[0], s.pageset[1], s.pageset[2] = high_min, high_max, batch
+        for c in range(cpus):
+            self.z.pcp[c].high_min = s.pageset[0]
+            self.z.pcp[c].high_max = s.pageset[1]
+            self.z.pcp[c].batch = s.pageset[2]
+            if llc_pages > 3 * s.pageset[2]:       # B-14
+                self.z.pcp[c].flags = FREE_HIGH_BATCH
+        init_blocks(&self.z)
+        boot(&self.z, pages - cma_pages, True)
+        fold(&self.z, 0, False)
+        self.reset_counters()
+
+    cdef create(self, int64_t start_pfn, int64_t spanned, int cpus, policy, str name):
+        """Map and lay out an empty zone."""
+        cdef ZoneState s
+        cdef ZoneState *state
+        if not 1 <= cpus <= MAX_CPUS:
+            raise ConfigError(f"cpus={cpus}: expected 1..{MAX_CPUS}")
+        if not isinstance(policy, PolicyConfig):
+            raise ConfigError(f"policy {policy!r}: expected a Policy or the name of a profile")
+        measure(&s, start_pfn, spanned, cpus)
+        self.memory = mmap.mmap(-1, s.size, flags=MAP_FLAGS)
+        PyObject_GetBuffer(self.memory, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        state = <ZoneState *>self.view.buf
+        measure(state, start_pfn, spanned, cpus)
+        self.z.s = state
+        attach(&self.z, state)
+        self.z.run = run_unlocked
+        self.policy = policy
+        self.name = name
+        set_policy(state, policy)
+        empty_lists(&self.z)
+
+    # -- arguments ---------------------------------------------------------------------------------
+
+    cdef int bad_request(self, int order, int migratetype, int cpu) except -1:
+        """Say what is wrong with a request that is known to be wrong, or with its CPU."""
+        if not 0 <= order <= MAX_ORDER:
+            raise UsageError(f"order {order}: expected 0..{MAX_ORDER}")
+        if not 0 <= migratetype < 3:
+            raise UsageError(f"migratetype {migratetype}: a request is 0 Unmovable, 1 Movable or 2 Reclaimable")
+        self.need_cpu(cpu)
+        return 0
+
+    cdef int need_cpu(self, int cpu) except -1:
+        if not 0 <= cpu < self.z.s.cpus:
+            raise UsageError(f"CPU {cpu}: this zone has CPUs 0..{self.z.s.cpus - 1}")
+        if not self.z.pcp[cpu].online:
+            raise CpuOffline(f"CPU {cpu} is off-line: bring it on-line first, or use another")
+        return 0
+
+    cdef int executing(self, by, int cpu) except -1:
+        """The CPU that does the work: the one asked for, else `cpu` if on-line, else the lowest on-line."""
+        cdef int c
+        if by is not None:
+            self.need_cpu(by)
+            return by
+        if cpu >= 0 and self.z.pcp[cpu].online:
+            return cpu
+        for c in range(self.z.s.cpus):
+            if self.z.pcp[c].online and c != cpu:
+                return c
+        raise CpuOffline(f"CPU {cpu} is the last one on-line")
+
+    cdef idx need_page(self, int64_t pfn) except 0:
+        if not self.z.s.start_pfn <= pfn < self.z.s.start_pfn + self.z.s.spanned:
+            raise BadFree(
+                f"pfn {pfn} is not in zone {self.name}: it has pfns "
+                f"{self.z.s.start_pfn}..{self.z.s.start_pfn + self.z.s.spanned - 1}"
+            )
+        return index_of(&self.z, pfn)
+
+    cdef idx need_allocation(self, int64_t pfn, int order) except 0:
+        """The head of an allocation of that order (-1: of any), or a BadFree that says what is there."""
+        cdef idx i = self.need_page(pfn)
+        cdef uint32_t word = word_of(&self.z, i)
+        if (word & 7) != ALLOC:
+            raise BadFree(f"pfn {pfn} is {self.describe(i)}, not the head of an allocation (double free?)")
+        if order >= 0 and word_order(word) != order:
+            raise BadFree(f"pfn {pfn} was allocated with order {word_order(word)}, not {order}: free it as it was taken")
+        return i
+
+    cdef str describe(self, idx i):
+        cdef uint32_t word = word_of(&self.z, i)
+        cdef int state = word & 7
+        cdef idx head
+        cdef int o
+        if state == PCP:
+            return STATES[PCP] % (word >> CPU_SHIFT)
+        if state != INTERIOR:
+            return STATES[state]
+        for o in range(MAX_ORDER + 1):
+            head = i & ~((<idx>1 << o) - 1)
+            word = word_of(&self.z, head)
+            if word & 7 and word_order(word) >= o:
+                return f"inside a chunk of order {word_order(word)} that is {self.describe(head)}"
+            if o >= PB and block_of(&self.z, head).order >= o:
+                return "free in the zone"
+        return STATES[state]
+
+    # -- allocation and free ---------------------------------------------------------------------------
+
+    def alloc(self, int order=0, int migratetype=1, int cpu=0, int aflags=-1):
+        cdef idx i
+        if (
+            <unsigned>order > MAX_ORDER or <unsigned>migratetype > 2
+            or <unsigned>cpu >= <unsigned>self.z.s.cpus or not self.z.pcp[cpu].online
+        ):
+            self.bad_request(order, migratetype, cpu)
+        if aflags < 0:
+            aflags = WMARK_LOW | USE_CMA if migratetype == MOVABLE else WMARK_LOW
+        i = alloc_page(&self.z, cpu, order, migratetype, aflags, NO_LOCKS)
+        self.z.fail = 0
+        if i:
+            return pfn_of(&self.z, i)
+        raise OutOfPages(
+            f"zone {self.name} has no chunk of order {order} for {MIGRATETYPE_NAMES[migratetype]} "
+            f"(alloc flags {aflags:#x}, {visible(&self.z, NR_FREE)} pages free)"
+        )
+
+    def free(self, int64_t pfn, int cpu=0, int order=-1, bint irq=False, bint nolock=False):
+        cdef idx i
+        if <unsigned>cpu >= <unsigned>self.z.s.cpus or not self.z.pcp[cpu].online:
+            self.need_cpu(cpu)
+        i = self.need_allocation(pfn, order)
+        free_page(&self.z, cpu, i, (OP_IRQ if irq else 0) | (OP_NOLOCK if nolock else 0), NO_LOCKS)
+        self.z.fail = 0
+
+    def alloc_bulk(self, int n, int migratetype=1, int cpu=0):
+        cdef CZone *z = &self.z
+        cdef int aflags = WMARK_LOW | USE_CMA if migratetype == MOVABLE else WMARK_LOW
+        cdef idx *pages
+        cdef int k
+        if n < 1:
+            raise UsageError(f"{n} pages: expected 1 or more")
+        self.bad_request(0, migratetype, cpu)
+        pages = <idx *>malloc(n * sizeof(idx))
+        if pages is NULL:
+            raise MemoryError()
+        try:
+            k = bulk(z, cpu, n, migratetype, aflags, pages, not bulk_watermark_ok(z, n, z.s.zone_index, aflags))
+            self.z.fail = 0
+            return [pfn_of(z, pages[i]) for i in range(k)]
+        finally:
+            c_free(pages)
+
+    def free_batch(self, pfns, int cpu=0):
+        cdef Op op
+        cdef idx *pages
+        cdef int k
+        cdef int nr
+        pfns = [int(pfn) for pfn in pfns]
+        nr = len(pfns)
+        self.need_cpu(cpu)
+        if len(set(pfns)) != nr:
+            twice = next(pfn for k, pfn in enumerate(pfns) if pfn in pfns[:k])
+            raise BadFree(f"pfn {twice} is in the batch twice")
+        for pfn in pfns:
+            self.need_allocation(pfn, -1)
+        if nr == 0:
+            return
+        pages = <idx *>malloc(nr * sizeof(idx))
+        if pages is NULL:
+            raise MemoryError()
+        for k in range(nr):
+            pages[k] = index_of(&self.z, pfns[k])
+        begin(&op, F_PREPARE, cpu)
+        op.flags = OP_BATCH
+        op.pages = pages
+        op.nr = nr
+        self.z.run(&self.z, &op)
+        self.z.fail = 0
+        c_free(pages)
+
+    def free_contig(self, int64_t pfn, int64_t n, int cpu=0):
+        cdef int64_t p
+        if n < 1:
+            raise UsageError(f"{n} pages: expected 1 or more")
+        self.need_cpu(cpu)
+        for p in range(pfn, pfn + n):
+            self.need_allocation(p, 0)
+        free_contig(&self.z, cpu, index_of(&self.z, pfn), n)
+        self.z.fail = 0
+
+    def split(self, int64_t pfn):
+        split_page(&self.z, self.need_allocation(pfn, -1))
+
+    def set_movable(self, int64_t pfn, bint movable=True):
+        cdef idx i = self.need_allocation(pfn, -1)
+        cdef uint32_t word = word_of(&self.z, i)
+        set_word(&self.z, i, word | MOVABLE_BIT if movable else word & ~MOVABLE_BIT)
+
+    def take(self, int order, int migratetype, int aflags=1, int cpu=0):
+        """
+        B-66 alone: a chunk straight from the zone lists. Raises OutOfPages.
+        """
+        cdef Op op
+        self.bad_request(order, migratetype, cpu)
+        begin(&op, A_START + 4, cpu)
+        op.order = order
+        op.type = migratetype
+        op.aflags = aflags
+        self.z.run(&self.z, &op)
+        self.z.fail = 0
+        if not op.page:
+            raise OutOfPages(f"zone {self.name} has no chunk of order {order} for {MIGRATETYPE_NAMES[migratetype]}")
+        return pfn_of(&self.z, op.page)
+
+    def free_direct(self, int64_t pfn, int cpu=0, bint to_tail=False):
+        """
+        B-90 alone: past the per-CPU lists, into the zone.
+        """
+        cdef Op op
+        cdef idx i = self.need_allocation(pfn, -1)
+        self.need_cpu(cpu)
+        begin(&op, F_PREPARE + 1, cpu)
+        op.flags = OP_BATCH | OP_PREPARED | (OP_TAIL if to_tail else 0)
+        op.page = i
+        self.z.counts[cpu].pages_freed += 1 << word_order(word_of(&self.z, i))
+        emit(&self.z, E_FREE, cpu, i, word_order(word_of(&self.z, i)), 0)
+        self.z.run(&self.z, &op)
+        self.z.fail = 0
+
+    # -- drains and periodic work --------------------------------------------------------------------------
+
+    def drain(self, cpu=None, n=None, int start=0, by=None):
+        cdef int executing
+        if not 0 <= start < 3:
+            raise UsageError(f"start {start}: a drain starts at type 0, 1 or 2")
+        if cpu is not None:
+            self.need_cpu(cpu)
+        executing = self.executing(by, -1 if cpu is None else cpu)
+        if cpu is None:
+            drain_all(&self.z, executing)
+        elif n is None:
+            drain_pcp(&self.z, cpu, executing, 0, OP_ALL, 0)
+        elif n < 0:
+            raise UsageError(f"{n} pages: expected 0 or more")
+        else:
+            drain_pcp(&self.z, cpu, executing, n, OP_ONE_HOLD, start)
+        self.z.fail = 0
+
+    def tick(self, int cpu=0):
+        self.need_cpu(cpu)
+        tick(&self.z, cpu)
+        self.z.fail = 0
+
+    def fold(self, int cpu=0):
+        self.need_cpu(cpu)
+        fold(&self.z, cpu, True)
+        self.z.fail = 0
+
+    def decay(self, int cpu=0):
+        self.need_cpu(cpu)
+        decay(&self.z, cpu)
+        self.z.fail = 0
+
+    def offline(self, int cpu):
+        self.need_cpu(cpu)
+        if online_cpus(&self.z) == 1:
+            raise CpuOffline(f"CPU {cpu} is the last one on-line")
+        offline_cpu(&self.z, cpu)
+        self.z.fail = 0
+
+    def online(self, int cpu):
+        if not 0 <= cpu < self.z.s.cpus:
+            raise UsageError(f"CPU {cpu}: this zone has CPUs 0..{self.z.s.cpus - 1}")
+        if self.z.pcp[cpu].online:
+            raise CpuOffline(f"CPU {cpu} is on-line already")
+        online_cpu(&self.z, cpu)
+        self.z.fail = 0
+
+    # -- isolation and the high-atomic reserve -----------------------------------------------------------------
+
+    cdef int zone_section(self, int section, idx page, int flags, int type, int cpu):
+        cdef Op op
+        begin(&op, Z_START, cpu)
+        op.section = section
+        op.page = page
+        op.flags = flags
+        op.type = type
+        self.z.run(&self.z, &op)
+        self.z.fail = 0
+        return op.result
+
+    def isolate(self, int64_t pfn, bint cma=False, bint check=True, by=None):
+        cdef idx i = self.need_page(pfn)
+        return bool(self.zone_section(Z_ISOLATE, i, cma | check << 1, 0, self.executing(by, -1)))
+
+    def unisolate(self, int64_t pfn, by=None):
+        cdef idx i = self.need_page(pfn)
+        return bool(self.zone_section(Z_UNISOLATE, i, 0, 0, self.executing(by, -1)))
+
+    def unreserve(self, bint force=False, int migratetype=1, by=None):
+        self.bad_request(0, migratetype, self.executing(by, -1))
+        return bool(self.zone_section(Z_UNRESERVE, 0, force, migratetype, self.executing(by, -1)))
+
+    def watermark_ok(self, int order, int64_t mark, int aflags=0, int hz=0):
+        if not 0 <= hz < 5:
+            raise UsageError(f"highest zone {hz}: expected 0..4")
+        return bool(watermark_ok(&self.z, order, mark, hz, aflags, visible(&self.z, NR_FREE)))
+
+    def fail_trylocks(self, uint64_t mask):
+        self.z.fail = mask
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def cpus(self):
+        return self.z.s.cpus
+
+    @property
+    def pages(self):
+        return self.z.s.spanned
+
+    @property
+    def managed(self):
+        return self.z.s.managed
+
+    @property
+    def start_pfn(self):
+        return self.z.s.start_pfn
+
+    @property
+    def zone_index(self):
+        return self.z.s.zone_index
+
+    @property
+    def meta_bytes(self):
+        """
+        Bytes of address space of the whole state: page descriptors, blocks, PCPs, counters.
+        """
+        return self.z.s.size
+
+    @property
+    def flags(self):
+        return self.z.s.flags
+
+    @flags.setter
+    def flags(self, uint32_t flags):
+        self.z.s.flags = flags
+
+    def check(self):
+        cdef Fault fault
+        cdef bint sound
+        cdef uint8_t *seen = <uint8_t *>calloc(self.z.s.nr_pages - self.z.s.first, 1)
+        if seen is NULL:
+            raise MemoryError()
+        with nogil:
+            sound = check_state(&self.z, seen, &fault)
+        c_free(seen)
+        if not sound:
+            raise Corruption(self.sentence(&fault))
+
+    cdef str sentence(self, Fault *fault):
+        where = f"zone {self.name}"
+        if fault.page >= self.z.s.first:
+            where += f", pfn {pfn_of(&self.z, fault.page)} ({self.describe(fault.page)})"
+        elif fault.rule in (5, 18):
+            where += f", CPU {fault.page}"
+        return f"I-{fault.rule} is broken: {RULES[fault.rule]}: {where}: saw {fault.saw}, expected {fault.expected}"
+
+    def counters(self, cpu=None):
+        cdef Counts total
+        cdef uint64_t *sum_ = <uint64_t *>&total
+        cdef uint64_t *one
+        cdef int c
+        cdef size_t k
+        for k in range(sizeof(Counts) // 8):
+            sum_[k] = 0
+        for c in range(self.z.s.cpus):
+            if cpu is None or cpu == c:
+                one = <uint64_t *>&self.z.counts[c]
+                for k in range(sizeof(Counts) // 8):
+                    sum_[k] += one[k]
+        return {
+            "allocs": total.allocs,
+            "allocs_failed": total.allocs_failed,
+            "allocs_from_pcp": total.allocs - total.allocs_locked,
+            "pages_allocated": total.pages_allocated,
+            "pages_freed": total.pages_freed,
+            "holds_refill": total.holds[0],
+            "holds_direct_alloc": total.holds[1],
+            "holds_direct_free": total.holds[2],
+            "holds_drain": total.holds[3],
+            "holds_other": total.holds[4],
+            "list_ops": total.list_ops,
+            "moves": total.moves,
+            "pages_moved": total.pages_moved,
+            "zone_merges": total.zone_merges,
+            "pcp_merges": total.pcp_merges,
+            "zone_splits": total.zone_splits,
+            "pcp_splits": total.pcp_splits,
+            "refills": total.refills,
+            "phase0_pages": total.phase_pages[0],
+            "phase1_pages": total.phase_pages[1],
+            "phase2_pages": total.phase_pages[2],
+            "phase3_pages": total.phase_pages[3],
+            "frees_local": total.frees_local,
+            "frees_remote": total.frees_remote,
+            "frees_direct": total.frees_direct,
+            "frees_failed_trylock": total.frees_failed_trylock,
+            "cma_pages": total.cma_pages,
+            "movable_pages": total.movable_pages,
+            "movable_cma_pages": total.movable_cma_pages,
+            "walks": total.walks,
+            "walked_blocks": total.walked_blocks,
+            "skipped_blocks": total.skipped_blocks,
+            "scanned_pfns": total.scanned_pfns,
+            "merge_visited": total.merge_visited,
+            "drained_entries": total.drained_entries,
+            "drained_pages": total.drained_pages,
+        }
+
+    cdef reset_counters(self):
+        cdef int c
+        cdef size_t k
+        for c in range(self.z.s.cpus):
+            for k in range(sizeof(Counts) // 8):
+                (<uint64_t *>&self.z.counts[c])[k] = 0
+
+    def walk_lengths(self):
+        import numpy as np
+        return np.array([sum([self.z.counts[c].walk_lengths[k] for c in range(self.z.s.cpus)]) for k in range(64)], np.int64)
+
+    def cma_by_phase(self):
+        import numpy as np
+        flat = [sum([self.z.counts[c].cma_by_phase[k] for c in range(self.z.s.cpus)]) for k in range(16)]
+        return np.array(flat, np.int64).reshape(4, 2, 2)
+
+    def census(self):
+        import numpy as np
+        cdef CZone *z = &self.z
+        cdef int o
+        cdef int T
+        cdef uint32_t head
+        cdef uint32_t at
+        cdef uint32_t n
+        cdef int64_t counts[66]
+        cdef int64_t types[6]
+        cdef int64_t mixed = 0
+        cdef int64_t owned = 0
+        cdef int64_t allocated = 0
+        with nogil:
+            for o in range(66):
+                counts[o] = 0
+            for T in range(6):
+                types[T] = 0
+            for o in range(NR_ORDERS):
+                for T in range(NR_TYPES):
+                    head = zone_head(o, T) if o < PB else block_head(o, T)
+                    at = z.page[head].next if o < PB else z.block[head].next
+                    while at != head:
+                        counts[o * NR_TYPES + T] += 1
+                        at = z.page[at].next if o < PB else z.block[at].next
+            for n in range(BLOCK_HEADS + z.s.cpus, BLOCK_HEADS + z.s.cpus + z.s.nr_blocks):
+                if z.s.start_pfn <= pfn_of(z, block_page(z, n)) + PB_PAGES - 1 and (
+                    pfn_of(z, block_page(z, n)) < z.s.start_pfn + z.s.spanned
+                ):
+                    types[z.block[n].eff] += 1
+                    owned += z.block[n].owner != 0
+                    if not z.block[n].order:
+                        mixed += block_census(z, block_page(z, n), &allocated)
+        return {
+            "nr_free": np.array(<int64_t[:66]>counts).reshape(NR_ORDERS, NR_TYPES),
+            "blocks_by_type": [types[T] for T in range(6)],
+            "blocks_mixed": mixed,
+            "parked_pages": sum([z.pcp[c].count for c in range(z.s.cpus)]),
+            "allocated_pages": allocated,
+            "owned_blocks": owned,
+        }
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def trace(self, size_t capacity=65536):
+        cdef size_t n = 1
+        c_free(self.ring.events)
+        self.ring.events = NULL
+        self.z.ring = NULL
+        if not capacity:
+            return
+        while n < capacity:
+            n *= 2
+        self.ring.events = <Event *>calloc(n, sizeof(Event))
+        if self.ring.events is NULL:
+            raise MemoryError()
+        self.ring.written = 0
+        self.ring.mask = n - 1
+        self.z.ring = &self.ring
+
+    @property
+    def events_lost(self):
+        """
+        Events that the ring has overwritten.
+        """
+        if self.ring.events is NULL or self.ring.written <= self.ring.mask:
+            return 0
+        return self.ring.written - self.ring.mask - 1
+
+    def events(self):
+        cdef uint64_t k
+        cdef Event *e
+        if self.ring.events is NULL:
+            return []
+        out = []
+        for k in range(self.events_lost, self.ring.written):
+            out.append(event_tuple(&self.ring.events[k & self.ring.mask]))
+        return out
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def snapshot(self):
+        return bytes(self.memory[:self.z.s.size])
+
+    def restore(self, snapshot):
+        if len(snapshot) != self.z.s.size:
+            raise UsageError(f"a snapshot of {len(snapshot)} bytes: this zone has {self.z.s.size}; it is of another zone")
+        self.memory[:len(snapshot)] = snapshot
+
+    @classmethod
+    def from_state(cls, state, policy="fixed"):
+        cdef Zone self = cls.__new__(cls)
+        self.create(state["start_pfn"], state["spanned"], len(state["pcp"]), find_policy(policy), state["name"])
+        load_zone(self, state)
+        load_blocks(self, state["blocks"])
+        load_pages(self, state)
+        load_pcps(self, state["pcp"])
+        return self
+
+    def state(self):
+        return {
+            **save_zone(self),
+            "blocks": save_blocks(self),
+            "free": save_free(self),
+            "deferred": save_deferred(self),
+            "allocated": save_allocated(self),
+            "pcp": [save_pcp(self, c) for c in range(self.z.s.cpus)],
+        }
+
+
+include "state.pxi"
+include "faces.pxi"

@@ -1,0 +1,376 @@
+# Node, Operation, HandleReplay, and small helpers of Zone. Included by core.pyx.
+
+cdef dict RULES = {
+    1: "every page is in exactly one state",
+    2: "a chunk is aligned to its order and marked with it",
+    3: "a zone list holds chunks of its own type only",
+    4: "list lengths and free counters agree, and lists are linked both ways",
+    5: "a PCP's count is the pages on its lists",
+    6: "a PCP entry has its list's order and its CPU",
+    9: "only heads are marked: inside a chunk, words are clear",
+    10: "all marked entries of a block are in one PCP",
+    11: "the marked entries of an owned block are in its owner's PCP",
+    12: "a block that is wholly free in the zone is nobody's",
+    13: "an owned block with a chunk in the zone is on its owner's list",
+    14: "owned_blocks of a CPU are its own blocks, each once",
+    15: "a block without an owner is on nobody's list",
+    16: "an isolated block is nobody's, and isolated blocks are counted",
+    17: "an owner is on-line",
+    18: "an off-line CPU has no pages",
+    20: "no two free buddies of one block stay unmerged",
+    26: "pages in CMA blocks are counted",
+    27: "only movable requests get CMA pages",
+}
+
+
+cdef event_tuple(Event *e):
+    kind = EVENT_NAMES[e.kind]
+    pfn = -1 if e.pfn == NO_PFN else e.pfn
+    if kind in ("free", "recover", "chunk", "pmerge"):
+        return kind, e.cpu, pfn, e.order
+    if kind in ("free_batched", "own_link", "own_unlink"):
+        return kind, e.cpu, pfn
+    if kind == "zone_locked":
+        return kind, e.cpu, pfn, e.order, e.type, e.flag
+    if kind == "extfrag":
+        return kind, e.cpu, pfn, e.order, e.order2, e.type, e.type2, e.flag
+    if kind == "claim":
+        return kind, e.cpu, pfn, e.type
+    if kind == "disown":
+        return kind, e.cpu, pfn, DISOWN_REASONS[e.other]
+    if kind == "remote_fail":
+        return kind, e.cpu, pfn, e.other
+    return kind, e.cpu, pfn, e.order, e.type       # alloc, pcpu_drain
+
+cdef int block_census(CZone *z, idx i, int64_t *allocated) noexcept nogil:
+    """Is the block mixed: are its allocated pages of more than one request type?"""
+    cdef idx end = i + PB_PAGES
+    cdef uint32_t word
+    cdef int kinds = 0
+    while i < end:
+        word = word_of(z, i)
+        if (word & 7) == ALLOC:
+            allocated[0] += 1 << word_order(word)
+            if word_type(word) != UNKNOWN:
+                kinds |= 1 << word_type(word)
+            i += 1u << word_order(word)
+        else:
+            i += 1
+    return (kinds & (kinds - 1)) != 0
+
+
+# -- Operation: one operation, lock by lock ----------------------------------------------------------------
+
+cdef class Operation:
+    cdef Op op
+    cdef readonly Zone zone
+
+    @staticmethod
+    def alloc(Zone zone, int order=0, int migratetype=1, int cpu=0, int aflags=-1):
+        cdef Operation self = Operation.__new__(Operation)
+        zone.bad_request(order, migratetype, cpu)
+        begin(&self.op, A_START, cpu)
+        self.zone = zone
+        self.op.order = order
+        self.op.type = migratetype
+        self.op.aflags = aflags if aflags >= 0 else (WMARK_LOW | USE_CMA if migratetype == MOVABLE else WMARK_LOW)
+        return self
+
+    @staticmethod
+    def free(Zone zone, int64_t pfn, int cpu=0, bint irq=False):
+        cdef Operation self = Operation.__new__(Operation)
+        zone.need_cpu(cpu)
+        begin(&self.op, F_PREPARE, cpu)
+        self.zone = zone
+        self.op.page = zone.need_allocation(pfn, -1)
+        self.op.pages = &self.op.page
+        self.op.nr = 1
+        self.op.flags = OP_IRQ if irq else 0
+        return self
+
+    @staticmethod
+    def drain(Zone zone, int target, int cpu=0):
+        cdef Operation self = Operation.__new__(Operation)
+        zone.need_cpu(target)
+        zone.need_cpu(cpu)
+        begin(&self.op, D_START, cpu)
+        self.zone = zone
+        self.op.target = target
+        self.op.flags = OP_ALL
+        return self
+
+    def step(self, bint got=True):
+        cdef int action
+        self.op.got = got
+        action = step(&self.zone.z, &self.op)
+        if action == DONE:
+            return None
+        verb, kind = ACTIONS[action]
+        return verb, ("zone",) if kind == "zone" else ("pcp", self.op.target)
+
+    @property
+    def pfn(self):
+        return pfn_of(&self.zone.z, self.op.page) if self.op.page else None
+
+
+# -- Node ----------------------------------------------------------------------------------------------------
+
+cdef class Node:
+    cdef NodeRef ref
+    cdef readonly list zones
+
+    def __init__(self, zones):
+        cdef int k
+        cdef Zone zone
+        zones = list(zones)
+        if not 1 <= len(zones) <= 5:
+            raise ConfigError(f"a node of {len(zones)} zones: expected 1..5")
+        if len({zone.cpus for zone in zones}) != 1:
+            raise ConfigError("the zones of a node have the same CPUs; these have different numbers")
+        kinds = [ZONE_KINDS.get(zone.name, 2) for zone in zones]
+        if sorted(set(kinds)) != kinds:
+            raise ConfigError(f"zones {[zone.name for zone in zones]}: expected ascending DMA, DMA32, Normal, Movable")
+        self.zones = zones
+        self.ref.nr = len(zones)
+        for k in range(self.ref.nr):
+            zone = zones[k]
+            self.ref.zones[k] = &zone.z
+            self.ref.kinds[k] = kinds[k]
+
+    @classmethod
+    def from_state(cls, state, policy="fixed"):
+        return cls([cls.zone_class.from_state(zone, policy) for zone in state["zones"]])
+
+    zone_class = Zone
+
+    @property
+    def cpus(self):
+        return self.zones[0].cpus
+
+    cdef Zone zone_of(self, int64_t pfn):
+        cdef int k = node_zone_of(&self.ref, pfn)
+        if k < 0:
+            raise BadFree(f"pfn {pfn} is in none of the zones {[zone.name for zone in self.zones]}")
+        return self.zones[k]
+
+    def alloc(self, int order=0, int gfp=0x100cca, int cpu=0):
+        cdef int where = 0
+        cdef idx i
+        cdef Zone zone = self.zones[0]
+        zone.bad_request(order, (gfp & 0x18) >> 3, cpu)
+        i = node_alloc(&self.ref, order, gfp, cpu, &where)
+        self.rest()
+        if i:
+            return pfn_of(self.ref.zones[where], i)
+        raise OutOfPages(f"no zone has a chunk of order {order} for gfp {gfp:#x}")
+
+    cdef rest(self):
+        cdef int k
+        for k in range(self.ref.nr):
+            self.ref.zones[k].fail = 0
+
+    def alloc_bulk(self, int n, int gfp=0x100cca, int cpu=0):
+        cdef int where = 0
+        cdef int got
+        cdef idx *pages
+        cdef Zone zone = self.zones[0]
+        if n < 1:
+            raise UsageError(f"{n} pages: expected 1 or more")
+        zone.bad_request(0, (gfp & 0x18) >> 3, cpu)
+        pages = <idx *>malloc(n * sizeof(idx))
+        if pages is NULL:
+            raise MemoryError()
+        got = node_bulk(&self.ref, n, gfp, cpu, pages, &where)
+        self.rest()
+        out = [pfn_of(self.ref.zones[where], pages[k]) for k in range(got)]
+        c_free(pages)
+        return out
+
+    def free(self, int64_t pfn, int cpu=0, int order=-1, bint irq=False, bint nolock=False):
+        self.zone_of(pfn).free(pfn, cpu, order, irq, nolock)
+
+    def free_contig(self, int64_t pfn, int64_t n, int cpu=0):
+        self.zone_of(pfn).free_contig(pfn, n, cpu)
+
+    def free_batch(self, pfns, int cpu=0):
+        """
+        B-91 per zone: a group is cut where the zone changes.
+        """
+        run = []
+        for pfn in pfns:
+            self.zone_of(pfn).need_allocation(pfn, -1)
+        for pfn in pfns:
+            if run and self.zone_of(run[0]) is not self.zone_of(pfn):
+                self.zone_of(run[0]).free_batch(run, cpu)
+                run = []
+            run.append(pfn)
+        if run:
+            self.zone_of(run[0]).free_batch(run, cpu)
+
+    def split(self, int64_t pfn):
+        self.zone_of(pfn).split(pfn)
+
+    def drain(self, cpu=None, by=None):
+        for zone in self.zones:
+            zone.drain(cpu, by=by)
+
+    def tick(self, int cpu=0):
+        for zone in self.zones:
+            zone.tick(cpu)
+
+    def fold(self, int cpu=0):
+        for zone in self.zones:
+            zone.fold(cpu)
+
+    def decay(self, int cpu=0):
+        for zone in self.zones:
+            zone.decay(cpu)
+
+    def offline(self, int cpu):
+        for zone in self.zones:
+            zone.offline(cpu)
+
+    def online(self, int cpu):
+        for zone in self.zones:
+            zone.online(cpu)
+
+    def check(self):
+        for zone in self.zones:
+            zone.check()
+
+    def state(self):
+        return {"cpus": self.cpus, "zones": [zone.state() for zone in self.zones]}
+
+
+ZONE_KINDS = {"DMA": 0, "DMA32": 1, "Normal": 2, "Movable": 3}
+
+
+# -- HandleReplay ----------------------------------------------------------------------------------------------
+
+cdef class HandleReplay:
+    cdef Replay r
+    cdef readonly Node node
+    cdef uint64_t elapsed_ns
+
+    def __cinit__(self):
+        self.r.map = NULL
+        self.r.scratch = NULL
+
+    def __dealloc__(self):
+        c_free(self.r.map)
+        c_free(self.r.scratch)
+
+    def __init__(self, Node node, uint32_t nr_handles):
+        cdef Zone zone
+        cdef idx i
+        cdef idx p
+        cdef uint32_t word
+        cdef int64_t end = 0
+        cdef int c
+        self.node = node
+        self.r.node = node.ref
+        for zone in node.zones:
+            end = max(end, zone.z.s.start_pfn + zone.z.s.spanned)
+        self.r.nr_handles = max(nr_handles, end) + (1 << MAX_ORDER)
+        self.r.map = <uint32_t *>calloc(self.r.nr_handles, sizeof(uint32_t))
+        self.r.scratch = <idx *>malloc(65536 * sizeof(idx))
+        if self.r.map is NULL or self.r.scratch is NULL:
+            raise MemoryError()
+        self.r.all_pages = 0
+        for zone in node.zones:
+            self.r.all_pages += zone.z.s.zone_pages
+            for c in range(zone.z.s.cpus):
+                self.r.all_pages += zone.z.pcp[c].count
+            for i in range(zone.z.s.first, zone.z.s.nr_pages):
+                word = word_of(&zone.z, i)
+                if (word & 7) == ALLOC:
+                    self.r.live += 1 << word_order(word)
+                    for p in range(i, i + (1u << word_order(word))):
+                        map_page(&self.r, pfn_of(&zone.z, p), pfn_of(&zone.z, p))
+        self.r.all_pages += self.r.live
+        note_parked(&self.r)
+
+    def run(self, requests):
+        """
+        Replay a slice of requests (requests.REQUEST, contiguous). Releases the GIL.
+
+        Raises UsageError, before anything runs, for a request that names no CPU, order or handle of this node.
+        """
+        import time
+        cdef Py_buffer view
+        cdef Request *q
+        cdef uint64_t n
+        cdef uint64_t k
+        cdef int cpus = self.node.cpus
+        PyObject_GetBuffer(requests, &view, PyBUF_SIMPLE)
+        try:
+            if view.len % sizeof(Request) or requests.dtype.itemsize != sizeof(Request):
+                raise UsageError(f"requests of {requests.dtype}: expected pcpbuddy.requests.REQUEST")
+            q = <Request *>view.buf
+            n = view.len // sizeof(Request)
+            k = first_bad_request(&self.r, q, n, cpus)
+            if k < n:
+                raise UsageError(
+                    f"request {k} (op {q[k].op}, cpu {q[k].cpu}, order {q[k].order}, pfn {q[k].pfn}, nr {q[k].nr}) does not "
+                    f"fit a node of {cpus} CPUs and {self.r.nr_handles} handles"
+                )
+            start = time.perf_counter_ns()
+            with nogil:
+                replay_requests(&self.r, q, n)
+            self.elapsed_ns += time.perf_counter_ns() - start
+        finally:
+            PyBuffer_Release(&view)
+
+    def result(self):
+        return {
+            "requests": self.r.requests,
+            "frees_unknown": self.r.frees_unknown,
+            "frees_double": self.r.frees_double,
+            "frees_unseen": self.r.frees_unseen,
+            "frees_of_failed": self.r.frees_of_failed,
+            "parked_pages_max": self.r.parked_max,
+            "elapsed_ns": self.elapsed_ns,
+        }
+
+cdef uint64_t first_bad_request(Replay *r, Request *q, uint64_t n, int cpus) noexcept nogil:
+    cdef uint64_t k = 0
+    cdef uint64_t more = 0
+    while k < n:
+        if q[k].cpu >= cpus or q[k].order > MAX_ORDER or <uint64_t>q[k].pfn + (1u << q[k].order) > r.nr_handles:
+            return k
+        if q[k].op > 9 or (q[k].gfp & 0x18) == 0x18 and q[k].op in (0, 2):
+            return k
+        if (q[k].op == 3) != (more > 0) or q[k].op == 2 and (q[k].nr < 1 or q[k].nr > 65536 or k + q[k].nr > n):
+            return k
+        if q[k].op == 2:
+            more = q[k].nr
+        if more:
+            more -= 1
+        k += 1
+    return n
+
+
+# -- bench: the hot pair for instruction counts --------------------------------------------------------------------
+
+def bench(Zone zone, str what, uint64_t n, int cpu=0):
+    """
+    n times alloc + free of one page on one CPU (what: "pair" without locks, "spin" under real spin locks,
+    "none": the empty loop). Returns nanoseconds. For bench/ and callgrind.
+    """
+    import time
+    cdef uint64_t k
+    cdef idx i
+    cdef CZone *z = &zone.z
+    cdef int kind = {"none": 0, "pair": 1, "spin": 2}[what]
+    start = time.perf_counter_ns()
+    with nogil:
+        if kind == 1:
+            for k in range(n):
+                free_page(z, cpu, alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, NO_LOCKS), 0, NO_LOCKS)
+        elif kind == 2:
+            z.run = run_spinning
+            for k in range(n):
+                i = alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, SPIN)
+                free_page(z, cpu, i, 0, SPIN)
+            z.run = run_unlocked
+    return time.perf_counter_ns() - start

@@ -1,0 +1,102 @@
+# Laying out the memory of a zone, and filling it: fresh (B-97) or with chunks that are told.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
+
+from .buddy cimport account, insert, merge_free
+from .page cimport (
+    ALLOC, BLOCK_HEADS, CMA, CPU_HEADS, Counts, Block, DEFERRED, FREE_HIGH_BATCH, HEADS_PER_CPU, HOLE, MARK, MAX_ORDER,
+    MOVABLE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, PB, PB_PAGES, Page, Pcp, TYPE_SHIFT, Zone, ZoneState, STRADDLES,
+    block_head, block_number, block_of, block_page, cpu_head, idx, index_of, owned_head, pfn_of, set_block_type, set_word,
+    word_of, zone_head,
+)
+
+
+cdef inline uint64_t align(uint64_t n, uint64_t to) noexcept nogil:
+    return (n + to - 1) // to * to
+
+cdef inline void measure(ZoneState *s, int64_t start_pfn, int64_t spanned, int cpus) noexcept nogil:
+    """Sizes and offsets of all parts. The last chunk of the largest order is whole, if only of holes."""
+    s.start_pfn = start_pfn
+    s.spanned = spanned
+    s.cpus = cpus
+    s.base_pfn = start_pfn >> MAX_ORDER << MAX_ORDER
+    s.first = <uint32_t>align(CPU_HEADS + HEADS_PER_CPU * cpus, 1 << MAX_ORDER)
+    s.nr_blocks = <uint32_t>(align(start_pfn + spanned - s.base_pfn, 1 << MAX_ORDER) >> PB)
+    s.nr_pages = s.first + (s.nr_blocks << PB)
+    s.block_bias = BLOCK_HEADS + cpus - <int>(s.first >> PB)
+    s.size = (
+        align(sizeof(ZoneState), 64)
+        + cpus * (align(sizeof(Pcp), 64) + align(sizeof(Counts), 64))
+        + align(sizeof(Block) * (<uint64_t>BLOCK_HEADS + cpus + s.nr_blocks), 64)
+        + sizeof(Page) * <uint64_t>s.nr_pages
+    )
+
+cdef inline void attach(Zone *z, void *memory) noexcept nogil:
+    """Find the parts of a zone whose state begins at `memory`."""
+    cdef char *p = <char *>memory
+    z.s = <ZoneState *>p
+    p += align(sizeof(ZoneState), 64)
+    z.pcp = <Pcp *>p
+    p += align(sizeof(Pcp), 64) * z.s.cpus
+    z.counts = <Counts *>p
+    p += align(sizeof(Counts), 64) * z.s.cpus
+    z.block = <Block *>p
+    p += align(sizeof(Block) * (<uint64_t>BLOCK_HEADS + z.s.cpus + z.s.nr_blocks), 64)
+    z.page = <Page *>p
+
+cdef inline void empty_lists(Zone *z) noexcept nogil:
+    cdef uint32_t h
+    for h in range(1, 1 + NR_TYPES * PB):
+        z.page[h].next = h
+        z.page[h].prev = h
+    for h in range(CPU_HEADS, CPU_HEADS + z.s.cpus * HEADS_PER_CPU):
+        z.page[h].next = h
+        z.page[h].prev = h
+    for h in range(BLOCK_HEADS + z.s.cpus):
+        z.block[h].next = h
+        z.block[h].prev = h
+        z.block[h].own_next = h
+        z.block[h].own_prev = h
+
+cdef inline void init_blocks(Zone *z) noexcept nogil:
+    """All blocks start as M (1.3); those that the zone does not wholly contain are told apart (B-45)."""
+    cdef uint32_t n
+    cdef uint32_t at = BLOCK_HEADS + z.s.cpus
+    cdef int64_t pfn = z.s.base_pfn
+    for n in range(at, at + z.s.nr_blocks):
+        set_block_type(&z.block[n], MOVABLE)
+        if pfn < z.s.start_pfn or pfn + PB_PAGES > z.s.start_pfn + z.s.spanned:
+            z.block[n].flags = STRADDLES
+        pfn += PB_PAGES
+
+cdef inline void boot(Zone *z, int64_t pages, bint cma) noexcept nogil:
+    """B-97: fresh memory to the tails, ascending, in the largest aligned pieces; CMA areas block by block."""
+    cdef int64_t pfn = z.s.start_pfn
+    cdef int64_t end = pfn + pages
+    cdef int64_t stop = z.s.start_pfn + z.s.spanned
+    cdef int o
+    while pfn < end:
+        o = MAX_ORDER
+        while pfn & ((1 << o) - 1) or pfn + (1 << o) > end:
+            o -= 1
+        insert(z, 0, index_of(z, pfn), o, MOVABLE, True)   # greedy pieces never meet a buddy
+        account(z, 0, 1 << o, MOVABLE)
+        pfn += 1 << o
+    while pfn < stop:
+        set_block_type(block_of(z, index_of(z, pfn)), CMA)
+        merge_free(z, 0, index_of(z, pfn), PB, CMA, True)
+        z.s.cma_pages += PB_PAGES
+        pfn += PB_PAGES
+
+cdef inline void fold(Zone *z, int cpu, bint alive) noexcept nogil:
+    """B-17, B-101: a CPU's deltas into the global counters. A CPU that lives on notes it (B-103)."""
+    cdef int item
+    cdef bint any = False
+    for item in range(3):
+        if z.pcp[cpu].diff[item]:
+            any = True
+            z.s.stat[item] += z.pcp[cpu].diff[item]
+            z.pcp[cpu].diff[item] = 0
+    if any and alive:
+        z.pcp[cpu].expire = 3

@@ -1,0 +1,67 @@
+# Isolation of pageblocks (baseline section 14, rfc.md P-86). Zone lock.
+
+from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
+from .ownership cimport BY_ISOLATE, disown
+from .page cimport (
+    ALLOC, CMA, DEFERRED, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, Block, Zone, block_number, block_of, idx,
+    word_of, word_order,
+)
+from .atomic cimport store8
+
+
+cdef inline bint has_unmovable(Zone *z, idx start, bint for_cma) noexcept nogil:
+    """B-110: holes and allocations that cannot be migrated; C blocks unless the caller is a CMA allocation."""
+    cdef idx p = start
+    cdef int state
+    if block_of(z, start).type == CMA and not for_cma:
+        return True
+    while p < start + PB_PAGES:
+        state = word_of(z, p) & 7
+        if state == HOLE or state == DEFERRED:
+            return True
+        if state == ALLOC:
+            if not word_of(z, p) & MOVABLE_BIT:
+                return True
+            p += 1u << word_order(word_of(z, p))
+        else:
+            p += 1
+    return False
+
+cdef inline bint isolate_block(Zone *z, int cpu, idx i, bint for_cma, bint check) noexcept nogil:
+    """B-110. T7: an isolated block is nobody's."""
+    cdef idx start = i & ~(<idx>PB_PAGES - 1)
+    cdef idx big = i & ~((<idx>1 << MAX_ORDER) - 1)
+    cdef Block *b = block_of(z, start)
+    cdef int T
+    if b.eff == ISOLATE or check and has_unmovable(z, start, for_cma):
+        return False
+    disown(z, block_number(z, start), BY_ISOLATE)
+    if is_free_chunk(z, big, MAX_ORDER):
+        T = block_of(z, big).eff
+        remove(z, cpu, big, MAX_ORDER, T)
+        account(z, cpu, -(1 << MAX_ORDER), T)
+        store8(&b.eff, ISOLATE)
+        split_free(z, cpu, big, MAX_ORDER, False)
+    else:
+        move_block(z, cpu, start, b.eff, ISOLATE)
+        store8(&b.eff, ISOLATE)
+    z.s.nr_isolate_pageblock += 1
+    return True
+
+cdef inline bint unisolate_block(Zone *z, int cpu, idx i) noexcept nogil:
+    """B-111: a whole free block may merge with its buddy; else its chunks go back, unmerged."""
+    cdef idx start = i & ~(<idx>PB_PAGES - 1)
+    cdef Block *b = block_of(z, start)
+    if b.eff != ISOLATE:
+        return False
+    if is_free_chunk(z, start, PB) and is_free_chunk(z, start ^ PB_PAGES, PB) and (
+        block_of(z, start ^ PB_PAGES).eff != ISOLATE
+    ):
+        remove(z, cpu, start, PB, ISOLATE)
+        store8(&b.eff, b.type)
+        merge_free(z, cpu, start, PB, b.type, True)
+    else:
+        move_block(z, cpu, start, ISOLATE, b.type)
+        store8(&b.eff, b.type)
+    z.s.nr_isolate_pageblock -= 1
+    return True

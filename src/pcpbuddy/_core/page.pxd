@@ -1,0 +1,327 @@
+# The state of a zone: page descriptors, pageblock records, per-CPU pagesets.
+#
+# All of it lies in one block of memory with 32-bit indices for links, so that it works
+# at any address and can be copied, shared and compared byte for byte. Zero-filled means
+# untouched; dead fields are zeroed.
+#
+#   ZoneState | Policy .. | Pcp[cpus] | Counts[cpus] | Block[heads + blocks] | Page[first + pages]
+#
+# The page array begins with the heads of all lists of smaller chunks ("first" entries,
+# a multiple of 1024), so every list is circular, and unlinking needs no branch. A page
+# index i therefore keeps the alignment of its pfn: buddy = i ^ (1 << order), and its
+# pageblock is number i >> 9. The block array begins with the heads of the lists of
+# chunks of a pageblock and more, and of each CPU's owned blocks.
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from .atomic cimport load32, load8, load16, store32, store8, store16
+
+ctypedef uint32_t idx  # of a page or list head; 0 is none
+
+cdef enum:
+    MAX_ORDER = 10
+    NR_ORDERS = 11
+    PB = 9                 # pageblock order
+    PB_PAGES = 512
+    COSTLY = 3
+    SCALE_MAX = 5          # PCP_BATCH_SCALE_MAX
+    NR_TYPES = 6
+    NR_LISTS = 30
+    CPU_HEADS = 64         # page index of CPU 0's first list head
+    HEADS_PER_CPU = 32     # 30 lists, padded: a CPU's heads share no cache line with another's
+    BLOCK_HEADS = 12       # block lists: orders 9 and 10 of six types; then one per CPU
+
+    UNMOVABLE = 0
+    MOVABLE = 1
+    RECLAIMABLE = 2
+    HIGHATOMIC = 3
+    CMA = 4
+    ISOLATE = 5
+    UNKNOWN = 7
+
+    # Page word: state, order, type, mark, movable, cpu.
+    INTERIOR = 0           # of any chunk, or untouched
+    BUDDY = 1              # head of a chunk on a zone list
+    PCP = 2                # head of an entry on a per-CPU list
+    REMOTE = 3
+    DEFERRED = 4           # on the stack of B-92
+    ALLOC = 5              # head of an allocation
+    HOLE = 6
+    STATE_MASK = 7
+    ORDER_SHIFT = 3
+    TYPE_SHIFT = 7
+    MARK = 1 << 10         # PCPBuddy (P-4)
+    MOVABLE_BIT = 1 << 11  # lru or movable_ops, of the whole allocation
+    CPU_SHIFT = 12
+    HEAD_MASK = 0x7f       # state and order
+    BUDDY_MASK = ~0x380    # what two PCP buddies must share: all but the type
+
+    # Block flags.
+    LINKED = 1
+    STRADDLES = 2          # not fully inside the zone
+
+    # Zone counters (B-15).
+    NR_FREE = 0
+    NR_FREE_CMA = 1
+    NR_FREE_BLOCKS = 2
+    NR_STATS = 3
+
+    BOOSTED_WATERMARK = 1
+    RECLAIM_ACTIVE = 2
+    BELOW_HIGH = 4
+    PREV_FREE_HIGH_ORDER = 1
+    FREE_HIGH_BATCH = 2
+
+    # Allocation flags (1.13).
+    WMARK_MIN = 0
+    WMARK_LOW = 1
+    NO_WATERMARKS = 0x4
+    OOM = 0x8
+    NON_BLOCK = 0x10
+    MIN_RESERVE = 0x20
+    USE_CMA = 0x80
+    NOFRAGMENT = 0x100
+    USE_HIGHATOMIC = 0x200
+    NOLOCK = 0x400
+    KSWAPD = 0x800
+    RESERVES = 0x238
+
+    # Values of switches: positions in config.SWITCHES.
+    REMOTE_TRYLOCK = 0
+    REMOTE_BLOCK = 1
+    REMOTE_LOCAL = 4
+    CMA_FIXED = 0
+    CMA_AS_POSTED = 1
+    GATE_FIT = 0
+    GATE_NEVER = 2
+    OFF = 1                # of phase0, phase2, local_split
+    MERGE_DRAIN = 0
+    DRAIN_LARGEST_FIT = 0
+    DRAIN_INDEX = 1
+
+    # Zone-lock holds by kind.
+    H_REFILL = 0
+    H_DIRECT_ALLOC = 1
+    H_DIRECT_FREE = 2
+    H_DRAIN = 3
+    H_OTHER = 4
+
+
+cdef struct Page:              # 12 bytes
+    uint32_t next
+    uint32_t prev
+    uint32_t word              # guarded by the lock of the list it is on; read without it
+
+cdef struct Block:             # one cache line holds two
+    uint32_t next              # zone list, when a free chunk of order >= 9 starts here
+    uint32_t prev
+    uint32_t own_next          # owned_blocks of the owner (zone lock)
+    uint32_t own_prev
+    uint16_t owner             # CPU + 1; 0 nobody. Written under the zone lock, read without
+    uint8_t type               # stored type, 0..4
+    uint8_t eff                # effective type: ISOLATE while isolated
+    uint8_t order              # 9 or 10 when a free chunk starts here
+    uint8_t flags
+    uint8_t pad[10]
+
+cdef struct Policy:
+    uint8_t remote
+    uint8_t mark
+    uint8_t pcp_lists
+    uint8_t cma
+    uint8_t gate
+    uint8_t phase0
+    uint8_t phase2
+    uint8_t phase2_max
+    uint8_t merge
+    uint8_t drain
+    uint8_t local_split
+
+cdef struct Pcp:               # guarded by lock; 64 bytes
+    uint32_t lock
+    int32_t count              # pages on all lists
+    int32_t high
+    int32_t high_min
+    int32_t high_max
+    int32_t batch
+    int16_t free_count
+    uint8_t flags
+    uint8_t alloc_factor
+    uint8_t expire
+    uint8_t online
+    uint8_t remote_node
+    int8_t diff[3]             # zone counters not yet folded (B-15)
+    uint8_t pad[30]
+
+cdef struct Counts:            # written by their CPU only
+    uint64_t allocs
+    uint64_t allocs_failed
+    uint64_t allocs_locked     # served, but the zone lock was taken for it
+    uint64_t pages_allocated
+    uint64_t pages_freed
+    uint64_t holds[5]
+    uint64_t list_ops
+    uint64_t moves
+    uint64_t pages_moved
+    uint64_t zone_merges
+    uint64_t pcp_merges
+    uint64_t zone_splits
+    uint64_t pcp_splits
+    uint64_t refills
+    uint64_t phase_pages[4]
+    uint64_t frees_local
+    uint64_t frees_remote
+    uint64_t frees_direct
+    uint64_t frees_failed_trylock
+    uint64_t cma_pages
+    uint64_t movable_pages
+    uint64_t movable_cma_pages
+    uint64_t walks
+    uint64_t walked_blocks
+    uint64_t skipped_blocks
+    uint64_t scanned_pfns
+    uint64_t merge_visited
+    uint64_t drained_entries
+    uint64_t drained_pages
+    uint64_t cma_by_phase[16]  # [phase][the 50 % rule said CMA][page is CMA]
+    uint64_t walk_lengths[64]
+
+cdef struct ZoneState:
+    uint64_t size              # bytes of all of it
+    int64_t start_pfn
+    int64_t spanned
+    int64_t managed
+    int64_t base_pfn           # start_pfn rounded down to a chunk of the largest order
+    int64_t stat[3]
+    int64_t watermark[4]       # min, low, high, promo; without the boost
+    int64_t watermark_boost
+    int64_t lowmem_reserve[5]
+    int64_t nr_free[11]        # chunks per order, all types
+    int64_t zone_pages         # pages on zone lists, all types, exact
+    int64_t nr_reserved_highatomic
+    int64_t nr_free_highatomic
+    int64_t cma_pages          # pages in CMA blocks
+    int32_t nr_isolate_pageblock
+    int32_t stat_threshold
+    int32_t cpus
+    int32_t zone_index
+    int32_t pageset[3]         # cached high_min, high_max, batch (B-13)
+    int32_t boost_factor
+    uint32_t flags
+    uint32_t lock
+    uint32_t first             # index of base_pfn's page
+    uint32_t nr_pages          # entries of the page array
+    uint32_t nr_blocks         # pageblocks from base_pfn
+    int32_t block_bias         # block record of page i: (i >> 9) + block_bias
+    uint32_t deferred          # B-92 stack, singly linked through next
+    uint8_t auto_sizing
+    uint8_t auto_threshold
+    Policy policy
+
+cdef struct Event:             # 24 bytes
+    uint32_t pfn
+    uint32_t other             # remote_fail: the target CPU
+    uint16_t cpu
+    uint8_t kind               # index into names.EVENT_NAMES
+    uint8_t order
+    uint8_t type
+    uint8_t order2
+    uint8_t type2
+    uint8_t flag
+    uint64_t seq
+
+cdef struct Ring:
+    Event *events
+    uint64_t written
+    uint64_t mask
+
+cdef struct Zone:              # where the parts of a zone are mapped in this process
+    void (*run)(Zone *z, void *op) noexcept nogil    # the driver: carries an operation to its end
+    ZoneState *s
+    Pcp *pcp
+    Counts *counts
+    Block *block               # block record of page i: block[(i >> 9) + bias]
+    Page *page
+    Ring *ring                 # NULL: no events wanted
+    uint64_t fail              # Zone driver: bit k set = the k-th trylock from here fails
+
+
+# -- page words ----------------------------------------------------------------------------------
+
+cdef inline uint32_t word_of(Zone *z, idx i) noexcept nogil:
+    return load32(&z.page[i].word)
+
+cdef inline void set_word(Zone *z, idx i, uint32_t word) noexcept nogil:
+    store32(&z.page[i].word, word)
+
+cdef inline int word_order(uint32_t word) noexcept nogil:
+    return (word >> ORDER_SHIFT) & 15
+
+cdef inline int word_type(uint32_t word) noexcept nogil:
+    return (word >> TYPE_SHIFT) & 7
+
+cdef inline int64_t pfn_of(Zone *z, idx i) noexcept nogil:
+    return z.s.base_pfn + i - z.s.first
+
+cdef inline idx index_of(Zone *z, int64_t pfn) noexcept nogil:
+    return <idx>(pfn - z.s.base_pfn + z.s.first)
+
+
+# -- pageblocks ----------------------------------------------------------------------------------
+
+cdef inline Block *block_of(Zone *z, idx i) noexcept nogil:
+    return &z.block[<int32_t>(i >> PB) + z.s.block_bias]
+
+cdef inline int block_type(Zone *z, idx i) noexcept nogil:
+    """Effective type of the page's block (1.3)."""
+    return load8(&block_of(z, i).eff)
+
+cdef inline void set_block_type(Block *b, int T) noexcept nogil:
+    """Also clears the isolate bit (1.3). Zone lock."""
+    store8(&b.type, <uint8_t>T)
+    store8(&b.eff, <uint8_t>T)
+
+cdef inline bint mergeable(int T) noexcept nogil:
+    return T < HIGHATOMIC
+
+
+# -- lists of pages: circular, the head is an entry of the same array -----------------------------
+
+cdef inline void list_add(Zone *z, idx i, idx prev) noexcept nogil:
+    cdef Page *page = z.page
+    cdef idx next = page[prev].next
+    page[i].next = next
+    page[i].prev = prev
+    page[next].prev = i
+    page[prev].next = i
+
+cdef inline void list_del(Zone *z, idx i) noexcept nogil:
+    cdef Page *page = z.page
+    cdef idx next = page[i].next
+    cdef idx prev = page[i].prev
+    page[prev].next = next
+    page[next].prev = prev
+    page[i].next = 0
+    page[i].prev = 0
+
+cdef inline idx zone_head(int o, int T) noexcept nogil:
+    return 1 + T * PB + o
+
+cdef inline idx cpu_head(int cpu, int which) noexcept nogil:
+    return <idx>(CPU_HEADS + cpu * HEADS_PER_CPU + which)
+
+
+# -- lists of blocks -----------------------------------------------------------------------------
+
+cdef inline uint32_t block_head(int o, int T) noexcept nogil:
+    return <uint32_t>((o - PB) * NR_TYPES + T)
+
+cdef inline uint32_t owned_head(int cpu) noexcept nogil:
+    return <uint32_t>(BLOCK_HEADS + cpu)
+
+cdef inline uint32_t block_number(Zone *z, idx i) noexcept nogil:
+    return <uint32_t>(<int32_t>(i >> PB) + z.s.block_bias)
+
+cdef inline idx block_page(Zone *z, uint32_t number) noexcept nogil:
+    """First page of block record `number`."""
+    return <idx>(<int32_t>number - z.s.block_bias) << PB

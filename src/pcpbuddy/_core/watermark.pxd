@@ -1,0 +1,65 @@
+# Watermarks (baseline section 8). Lock-free reads of visible counters.
+
+from libc.stdint cimport int64_t
+
+from .buddy cimport first, visible
+from .page cimport (
+    CMA, HIGHATOMIC, MAX_ORDER, MIN_RESERVE, NON_BLOCK, NR_FREE, NR_FREE_CMA, OOM, RESERVES, USE_CMA, USE_HIGHATOMIC,
+    WMARK_MIN, Zone,
+)
+
+
+cdef inline int64_t unusable_free(Zone *z, int o, int aflags) noexcept nogil:
+    cdef int64_t pages = (1 << o) - 1
+    if not aflags & RESERVES:
+        pages += z.s.nr_free_highatomic
+    if not aflags & USE_CMA:
+        pages += visible(z, NR_FREE_CMA)
+    return pages
+
+cdef inline bint watermark_ok(Zone *z, int o, int64_t mark, int hz, int aflags, int64_t free) noexcept nogil:
+    """B-73."""
+    cdef int64_t lowest = mark
+    cdef int k
+    free -= unusable_free(z, o, aflags)
+    if aflags & RESERVES:
+        if aflags & MIN_RESERVE:
+            lowest -= lowest // 2
+            if aflags & NON_BLOCK:
+                lowest -= lowest // 4
+        if aflags & OOM:
+            lowest -= lowest // 2
+    if free <= lowest + z.s.lowmem_reserve[hz]:
+        return False
+    if o == 0:
+        return True
+    for k in range(o, MAX_ORDER + 1):
+        if z.s.nr_free[k] == 0:
+            continue
+        if first(z, k, 0) or first(z, k, 1) or first(z, k, 2):
+            return True
+        if aflags & USE_CMA and first(z, k, CMA):
+            return True
+        if aflags & (USE_HIGHATOMIC | OOM) and first(z, k, HIGHATOMIC):
+            return True
+    return False
+
+cdef inline int64_t watermark(Zone *z, int which) noexcept nogil:
+    """B-22: every reader but the stored-high of B-45 sees the boost."""
+    return z.s.watermark[which] + z.s.watermark_boost
+
+cdef inline bint watermark_fast(Zone *z, int o, int which, int hz, int aflags) noexcept nogil:
+    """B-74."""
+    cdef int64_t free = visible(z, NR_FREE)
+    cdef int64_t mark = watermark(z, which)
+    if o == 0 and free - min(free, unusable_free(z, 0, aflags)) > mark + z.s.lowmem_reserve[hz]:
+        return True
+    if watermark_ok(z, o, mark, hz, aflags, free):
+        return True
+    if o == 0 and aflags & MIN_RESERVE and which == WMARK_MIN and z.s.watermark_boost:
+        return watermark_ok(z, o, z.s.watermark[WMARK_MIN], hz, aflags, free)
+    return False
+
+cdef inline bint high_watermark_ok(Zone *z) noexcept nogil:
+    """B-82 step 6: order 0, high with boost, as for a request that may use the highest zone."""
+    return watermark_ok(z, 0, watermark(z, 2), 3, 0, visible(z, NR_FREE))

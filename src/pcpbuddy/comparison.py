@@ -1,0 +1,229 @@
+"""
+One load under several policies, side by side: the main job.
+
+Always in handle mode (docs/reference/replay.md, section 2), for ``mainline`` too, so that every policy sees
+the same requests.
+"""
+
+import dataclasses
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__, _core, metrics, recording
+from .config import SWITCHES, Policy, policy
+from .errors import ConfigError, UsageError
+from .workload import is_workload_name, workload
+
+__all__ = ["DEFAULT_POLICIES", "SCHEMA", "Comparison", "Run", "compare", "parse_policies"]
+
+SCHEMA = "pcpbuddy.compare/1"
+DEFAULT_POLICIES = ("mainline", "fixed")
+SLICE = 1 << 16  # requests between two calls of progress
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """
+    One policy's share: its metrics, what its replay had to skip, and how long the loop took.
+    """
+
+    policy: Policy
+    metrics: dict[str, metrics.Number]
+    skipped: dict[str, int]
+    elapsed_ns: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """
+    The runs of one load, the first being what the others are measured against.
+
+    load: what was replayed, in words. left_out: what of the source became no request, or not as recorded (law L8).
+    """
+
+    source: str
+    load: str
+    nr_requests: int
+    left_out: dict[str, int]
+    manifest: dict[str, Any]
+    runs: list[Run]
+
+    def document(self) -> dict[str, Any]:
+        """
+        The comparison as one JSON document: the same source and policies give the same bytes.
+        """
+        return {
+            "schema": SCHEMA,
+            "manifest": self.manifest,
+            "results": [
+                {"policy": run.policy.name, "metrics": run.metrics, "skipped": run.skipped} for run in self.runs
+            ],
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Load:
+    """
+    A SOURCE, opened.
+    """
+
+    name: str
+    words: str
+    requests: np.ndarray
+    nr_handles: int
+    left_out: dict[str, int]
+    digest: str
+    node: Callable[[Policy], Any]
+
+
+def compare(
+    source: str | os.PathLike[str],
+    policies: str | Iterable[str | Policy] = DEFAULT_POLICIES,
+    *,
+    progress: Progress | None = None,
+) -> Comparison:
+    """
+    Replay a recording or workload under several policies.
+
+    source: NAME or NAME.parquet of a recording, or a workload name such as ``shape/S1``.
+    policies: profiles, as names ("mainline,fixed+gate=never") or Policy values; the first is the one to compare with.
+    progress: called as progress(policy name, requests done, requests in all) between slices of a run.
+    Raises ConfigError, RecordingError or UsageError before anything runs.
+    """
+    chosen = parse_policies(policies)
+    load = _open(os.fspath(source))
+    runs = [_run(load, which, progress) for which in chosen]
+    return Comparison(load.name, load.words, len(load.requests), load.left_out, _manifest(load, chosen), runs)
+
+
+def parse_policies(policies: str | Iterable[str | Policy]) -> list[Policy]:
+    """
+    Policies from a comma-separated text or a mixed list; ``fixed+gate=never+phase2=off`` changes switches of a profile.
+    """
+    if isinstance(policies, Policy):
+        policies = [policies]
+    items = policies.split(",") if isinstance(policies, str) else list(policies)
+    chosen = [_parse_policy(item.strip()) if isinstance(item, str) else policy(item) for item in items]
+    if not chosen:
+        raise UsageError("no policy given; name one or more, for example mainline,fixed")
+    names = [which.name for which in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"policy {name} is given {names.count(name)} times; once is enough")
+    return chosen
+
+
+def _parse_policy(text: str) -> Policy:
+    profile, *changes = text.split("+")
+    base = policy(profile)
+    if not changes:
+        return base
+    known = {switch.name: switch for switch in SWITCHES}
+    values: dict[str, str | int] = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if name not in known or not equals:
+            raise ConfigError(f"{change!r} in policy {text!r} is no SWITCH=VALUE; switches are: {', '.join(known)}")
+        values[name] = int(value) if value.isascii() and value.isdigit() else value
+    return dataclasses.replace(base, name=text, **values)
+
+
+def _open(source: str) -> _Load:
+    if is_workload_name(source):
+        return _open_workload(source)
+    return _open_recording(source)
+
+
+def _open_workload(name: str) -> _Load:
+    made = workload(name)
+
+    def node(which: Policy) -> Any:
+        return _core.Node([_core.Zone(policy=which, **made.zone)])
+
+    digest = hashlib.sha256(made.requests.tobytes() + repr(sorted(made.zone.items())).encode()).hexdigest()
+    words = f"{name}: {made.meaning}; {len(made.requests)} requests"
+    return _Load(name, words, made.requests, made.nr_handles, {}, digest, node)
+
+
+def _open_recording(source: str) -> _Load:
+    recorded = recording.load(source)
+    state = recorded.state
+
+    def node(which: Policy) -> Any:
+        zones = [recording.adapt(zone, which) for zone in state["zones"]]
+        return _core.Node.from_state({**state, "zones": zones}, which)
+
+    managed = sum(zone["managed"] for zone in state["zones"])
+    words = (
+        f"{recorded.name}: Linux {recorded.kernel}, {state['cpus']} CPUs, {managed // 256} MiB, "
+        f"{recorded.seconds:.1f} s recorded; {len(recorded.requests)} requests"
+    )
+    if not recorded.with_probes:
+        words += " (standard tracepoints only)"
+    return _Load(recorded.name, words, recorded.requests, recorded.nr_handles, recorded.left_out, recorded.digest, node)
+
+
+def _run(load: _Load, which: Policy, progress: Progress | None) -> Run:
+    """
+    One policy over the whole load. The loop is compiled and holds no GIL; progress is told between slices.
+    """
+    node = load.node(which)
+    replay = _core.HandleReplay(node, load.nr_handles)
+    total = len(load.requests)
+    for start in range(0, total, SLICE):
+        if progress is not None:
+            progress(which.name, start, total)
+        replay.run(load.requests[start : start + SLICE])
+    if progress is not None:
+        progress(which.name, total, total)
+    result = replay.result()
+    skipped = {name: int(result[name]) for name in sorted(result) if name.startswith("frees_") and result[name]}
+    return Run(which, metrics.collect(node, result), skipped, int(result["elapsed_ns"]))
+
+
+def _manifest(load: _Load, chosen: list[Policy]) -> dict[str, Any]:
+    """
+    What made the figures. No clock and no path in it: the same input gives the same text.
+    """
+    return {
+        "version": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": {"system": platform.system(), "arch": platform.machine(), "cpus": os.cpu_count()},
+        "mode": "handle",
+        "seed": None,
+        "source": load.name,
+        "source_sha256": load.digest,
+        "requests": len(load.requests),
+        "left_out": load.left_out,
+        "policies": {which.name: which.switches() for which in chosen},
+    }
+
+
+def _commit() -> str | None:
+    """
+    The commit of the source tree that this package was built in, if it still lies in one.
+    """
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        ref = head.removeprefix("ref: ")
+        if (git / ref).is_file():
+            return (git / ref).read_text().strip()
+        for line in (git / "packed-refs").read_text().splitlines():
+            if line.endswith(f" {ref}"):
+                return line.split()[0]
+    except OSError:
+        pass
+    return None
