@@ -8,7 +8,7 @@ recorded or generated loads under several policies. Names load when they are fir
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compare import compare
+    from .comparison import compare
     from .config import PROFILES, Policy, policy
     from .errors import (
         BadFree,
@@ -42,7 +42,7 @@ _WHERE = {
         ),
         "errors",
     ),
-    "compare": "compare",
+    "compare": "comparison",
 }
 
 __all__ = [
@@ -74,7 +74,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'pcpbuddy' has no attribute {name!r}")
     from importlib import import_module
 
-    # The module `compare` would otherwise shadow the function of that name.
     value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -127,7 +127,7 @@ def _parse_policy(text: str) -> Policy:
     if not changes:
         return base
     known = {switch.name: switch for switch in SWITCHES}
-    values: dict[str, str | int] = {}
+    values: dict[str, Any] = {}
     for change in changes:
         name, equals, value = change.partition("=")
         if name not in known or not equals:

@@ -254,13 +254,15 @@ cdef class Zone:
             return STATES[PCP] % (word >> CPU_SHIFT)
         if state != INTERIOR:
             return STATES[state]
+        if block_of(&self.z, i).order and not i & (PB_PAGES - 1):
+            return STATES[BUDDY]
         for o in range(MAX_ORDER + 1):
             head = i & ~((<idx>1 << o) - 1)
             word = word_of(&self.z, head)
             if word & 7 and word_order(word) >= o:
-                return f"inside a chunk of order {word_order(word)} that is {self.describe(head)}"
+                return f"in the interior of a chunk of order {word_order(word)} that is {self.describe(head)}"
             if o >= PB and block_of(&self.z, head).order >= o:
-                return "free in the zone"
+                return "in the interior of a chunk that is free in the zone"
         return STATES[state]
 
     # -- allocation and free ---------------------------------------------------------------------------
@@ -287,6 +289,8 @@ cdef class Zone:
         cdef idx i
         if <unsigned>cpu >= <unsigned>self.z.s.cpus or not self.z.pcp[cpu].online:
             self.need_cpu(cpu)
+        if not -1 <= order <= MAX_ORDER:
+            self.bad_request(order, 0, cpu)
         i = self.need_allocation(pfn, order)
         free_page(&self.z, cpu, i, (OP_IRQ if irq else 0) | (OP_NOLOCK if nolock else 0), NO_LOCKS)
         self.z.fail = 0
@@ -399,8 +403,8 @@ cdef class Zone:
             drain_all(&self.z, executing)
         elif n is None:
             drain_pcp(&self.z, cpu, executing, 0, OP_ALL, 0)
-        elif n < 0:
-            raise UsageError(f"{n} pages: expected 0 or more")
+        elif n < 1:
+            raise UsageError(f"{n} pages: expected 1 or more")
         else:
             drain_pcp(&self.z, cpu, executing, n, OP_ONE_HOLD, start)
         self.z.fail = 0
@@ -461,6 +465,7 @@ cdef class Zone:
         return bool(self.zone_section(Z_UNRESERVE, 0, force, migratetype, self.executing(by, -1)))
 
     def watermark_ok(self, int order, int64_t mark, int aflags=0, int hz=0):
+        self.bad_request(order, 0, lowest_online(&self.z))
         if not 0 <= hz < 5:
             raise UsageError(f"highest zone {hz}: expected 0..4")
         return bool(watermark_ok(&self.z, order, mark, hz, aflags, visible(&self.z, NR_FREE)))
@@ -691,6 +696,17 @@ cdef class Zone:
         load_pages(self, state)
         load_pcps(self, state["pcp"])
         return self
+
+    def summary(self):
+        """
+        The state without the pages: zone fields, and each PCP's fields. Cheap.
+        """
+        pcps = []
+        for c in range(self.z.s.cpus):
+            p = save_pcp(self, c)
+            del p["lists"], p["marked"], p["owned"]
+            pcps.append(p)
+        return {**save_zone(self), "present": self.z.s.managed, "cma": self.z.s.cma_pages, "pcp": pcps}
 
     def state(self):
         return {

@@ -1,0 +1,3 @@
+"""
+The command line: ``pcpbuddy COMMAND``, one module a command.
+"""

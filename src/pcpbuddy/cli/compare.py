@@ -1,0 +1,108 @@
+"""
+``pcpbuddy compare SOURCE --policy P1,P2,...``: one load under several policies, as a table or as JSON.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..config import PROFILES
+
+EPILOG = """\
+SOURCE is a recording (NAME or NAME.parquet, with NAME.snap0 beside it) or a workload: shape/S1 .. shape/S6.
+A policy is one of: {profiles}; with other switches: fixed+gate=never+phase2=off.
+
+examples:
+  pcpbuddy compare shape/S1 --policy mainline,fixed
+  pcpbuddy compare recordings/tiny-4c.parquet --policy mainline,posted,fixed --all
+  pcpbuddy compare recordings/tiny-4c --json - | jq '.results[].metrics["zone_lock.holds"]'
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """
+    Add the command to the parser.
+    """
+    parser = commands.add_parser(
+        "compare",
+        help="one recording or workload under several policies, side by side",
+        description="Replay one recording or workload under several policies and show them side by side.",
+        epilog=EPILOG.format(profiles=", ".join(PROFILES)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a recording, or the name of a workload")
+    parser.add_argument(
+        "--policy",
+        metavar="P1,P2,...",
+        default="mainline,fixed",
+        help="policies; the first is what the others are compared with (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", metavar="-", choices=["-"], help="print one JSON document to stdout instead of the table"
+    )
+    parser.add_argument("--all", action="store_true", help="also metrics that are zero everywhere, and all detail")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Run the command; prints only when all runs are done.
+    """
+    # Here and not above: `pcpbuddy --help` needs neither numpy nor the core.
+    from ..comparison import compare, parse_policies
+
+    policies = parse_policies(args.policy)
+    with _progress(len(policies), quiet=args.quiet) as progress:
+        comparison = compare(args.source, policies, progress=progress)
+    if args.json:
+        json.dump(comparison.document(), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        from ..report.table import table
+
+        sys.stdout.write(table(comparison, everything=args.all))
+    if not args.quiet:
+        for done in comparison.runs:
+            rate = comparison.nr_requests / max(done.elapsed_ns, 1) * 1e3
+            print(
+                f"{done.policy.name}: {comparison.nr_requests} requests in {done.elapsed_ns / 1e9:.3f} s "
+                f"({rate:.1f} M/s, reading the source not counted)",
+                file=sys.stderr,
+            )
+    return 0
+
+
+@contextlib.contextmanager
+def _progress(nr_policies: int, *, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """
+    A bar on a terminal, a line a policy elsewhere, nothing when quiet.
+    """
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            tasks: dict[str, Any] = {}
+
+            def advance(name: str, done: int, total: int) -> None:
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name, total=total)
+                bar.update(tasks[name], completed=done)
+
+            yield advance
+    else:
+        begun: set[str] = set()
+
+        def announce(name: str, done: int, total: int) -> None:
+            if name not in begun:
+                begun.add(name)
+                print(f"{name} ({len(begun)} of {nr_policies}): {total} requests ...", file=sys.stderr)
+
+        yield announce

@@ -1,0 +1,62 @@
+"""
+The entry point of ``pcpbuddy``: parser, exit codes, and nothing else.
+
+Exit codes: 0 the command did its work, 1 it failed, 2 usage or bad input. Results go to stdout, all else to stderr.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import PcpBuddyError, RecordingError, UsageError
+from . import compare
+
+__all__ = ["main", "parser"]
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """
+    The parser of all commands.
+    """
+    top = argparse.ArgumentParser(
+        prog="pcpbuddy",
+        description="The Linux page allocator and its per-CPU pageblock buddy variant, side by side.",
+        epilog="example: pcpbuddy compare shape/S1 --policy mainline,fixed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"pcpbuddy {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    compare.add_parser(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run one command and return its exit code.
+    """
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except (UsageError, RecordingError) as error:
+        print(f"pcpbuddy: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except PcpBuddyError as error:
+        print(f"pcpbuddy: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # The reader has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        print("pcpbuddy: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

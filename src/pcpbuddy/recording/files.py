@@ -1,0 +1,219 @@
+"""
+The files of a recording as arrays. The one door to pyarrow.
+
+Damage that the formats themselves can show ends here, with one sentence.
+"""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RecordingError
+
+# A field that is null in the file. Page frames, orders, CPUs and flags never come near it.
+MISSING = -(1 << 62)
+
+COLUMNS = ("ts_ns", "cpu", "cpu_seq", "phase", "pfn", "order", "migratetype", "gfp_flags")
+OPTIONAL_COLUMNS = ("zone", "pcp_cpu", "isolate")
+ARRAYS = ("pageblock_flags", "page_state", "page_order", "page_flags")
+
+# Every event that a recording may hold, and the tracepoint systems of which any event is welcome.
+EVENTS = frozenset(
+    {
+        "mm_page_alloc",
+        "mm_page_free",
+        "mm_page_free_batched",
+        "mm_page_alloc_zone_locked",
+        "mm_page_pcpu_drain",
+        "mm_page_alloc_extfrag",
+        "pcp_alloc",
+        "pcp_alloc_bulk",
+        "pcp_alloc_tryfail",
+        "pcp_free",
+        "pcp_bulk_free",
+        "free_one",
+        "buddy_free",
+        "claim",
+        "set_pageblock",
+        "move_block",
+        "unreserve",
+        "isolate",
+        "putback",
+        "block_isolate",
+        "take_buddy",
+        "decay",
+        "vmfold",
+        "drain_zone",
+        "drain_zone_pages",
+        "split",
+        "print",
+        "test_pages_isolated",
+        "mm_migrate_pages",
+        "mm_migrate_pages_start",
+        "mark_victim",
+    }
+)
+EVENT_FAMILIES = ("cma_", "mm_vmscan_", "mm_compaction_")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+    """
+    The columns that a replay needs, one element a row; null is MISSING.
+
+    event: index into names.
+    """
+
+    label: str
+    names: list[str]
+    event: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def code(self, name: str) -> int:
+        """
+        The number of an event name, -1 if it does not occur.
+        """
+        return self.names.index(name) if name in self.names else -1
+
+    def which(self, *names: str) -> np.ndarray:
+        """
+        A mask of the rows of these events.
+        """
+        return np.isin(self.event, [self.code(name) for name in names])
+
+    @property
+    def with_probes(self) -> bool:
+        """
+        Whether ``ora/*`` rows are there, which show the true order of operations.
+        """
+        return "pcp_alloc" in self.names or "pcp_free" in self.names
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """
+    One snapshot: the JSON document and the per-page arrays.
+    """
+
+    label: str
+    json: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    paths: tuple[Path, ...]
+
+
+def read_rows(path: Path) -> Rows:
+    """
+    The rows of a recording.
+    """
+    pa = _arrow()
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise RecordingError(f"{path.name} cannot be read: {error.strerror}") from None
+    if magic != b"PAR1":
+        raise RecordingError(
+            f"{path.name} is not a recording: it does not begin like a parquet file; give NAME.parquet of a recording"
+        )
+    try:
+        parquet = pa.parquet.ParquetFile(path)
+        there = parquet.schema_arrow.names
+        absent = [name for name in ("event", *COLUMNS) if name not in there]
+        if absent:
+            raise RecordingError(
+                f"{path.name} is a parquet file but not a recording: it has no column {', '.join(absent)}"
+            )
+        wanted = ["event", *COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in there)]
+        table = parquet.read(columns=wanted)
+        names, event = _events(pa, table["event"])
+        columns = {
+            name: table[name].cast(pa.int64()).fill_null(MISSING).to_numpy() for name in wanted if name != "event"
+        }
+    except (pa.ArrowException, OSError) as error:
+        raise RecordingError(
+            f"{path.name} is truncated or damaged ({_first_line(error)}); copy or record it again"
+        ) from None
+    for name in OPTIONAL_COLUMNS:
+        columns.setdefault(name, np.full(len(event), MISSING, np.int64))
+    for name in names:
+        if name not in EVENTS and not name.startswith(EVENT_FAMILIES):
+            row = int(np.argmax(event == names.index(name)))
+            raise RecordingError(
+                f"{path.name}, row {row}: event {name!r} is none that a recording has; the file is damaged or "
+                "comes from a newer recorder"
+            )
+    return Rows(path.name, names, event, columns)
+
+
+def read_snapshot(base: Path, which: int) -> Snapshot | None:
+    """
+    Snapshot 0 or 1 of the recording whose files begin with ``base``; None if there is none.
+    """
+    document = base.with_name(f"{base.name}.snap{which}.json.zst")
+    pages = base.with_name(f"{base.name}.snap{which}.npz")
+    if not document.exists() and not pages.exists():
+        return None
+    for path, other in ((document, pages), (pages, document)):
+        if not path.exists():
+            raise RecordingError(f"{other.name} is there but {path.name} is not; a snapshot is both files")
+    pa = _arrow()
+    try:
+        with pa.CompressedInputStream(pa.OSFile(str(document)), "zstd") as file:
+            loaded = json.loads(file.read())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RecordingError(
+            f"{document.name} is truncated or damaged ({_first_line(error)}); copy or record it again"
+        ) from None
+    try:
+        with np.load(pages) as archive:
+            arrays = {name: archive[name] for name in ARRAYS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RecordingError(
+            f"{pages.name} is truncated or not a snapshot ({_first_line(error)}); copy or record it again"
+        ) from None
+    return Snapshot(f"{base.name}.snap{which}", loaded, arrays, (document, pages))
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
+    except ImportError:
+        raise RecordingError(
+            "reading a recording needs pyarrow, which is not installed: pip install 'pcpbuddy[lab]'"
+        ) from None
+    return pyarrow
+
+
+def _events(pa: Any, column: Any) -> tuple[list[str], np.ndarray]:
+    """
+    The event column as (names, numbers), whether the file keeps it as a dictionary or as text.
+    """
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    joined = column.unify_dictionaries().combine_chunks()
+    if joined.null_count:
+        raise RecordingError("a row has no event name; the file is damaged: copy or record it again")
+    if not isinstance(joined, pa.DictionaryArray):  # an empty table
+        return [], np.zeros(0, np.int64)
+    names = joined.dictionary.cast(pa.string()).to_pylist()
+    numbers = joined.indices.to_numpy().astype(np.int64)
+    # A dictionary may hold names that no row uses; only those in use are judged.
+    used = np.unique(numbers)
+    renumber = np.zeros(len(names), np.int64)
+    renumber[used] = np.arange(len(used))
+    return [names[i] for i in used], renumber[numbers]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,3 @@
+"""
+Results as text. A report reads results; it runs nothing.
+"""
