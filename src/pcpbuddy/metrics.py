@@ -43,7 +43,8 @@ def unusable_index(nr_free: Sequence[int], order: int) -> int:
     free, _, fit = _free(nr_free, order)
     if not free:
         return 1000
-    return (free - (fit << order)) * 1000 // free
+    unusable = free - fit * (1 << order)
+    return unusable * 1000 // free
 
 
 def _free(nr_free: Sequence[int], order: int) -> tuple[int, int, int]:

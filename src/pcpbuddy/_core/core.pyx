@@ -26,9 +26,9 @@ from .calls cimport (
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
 from .node cimport NodeRef, node_alloc, node_bulk, node_zone_of
 from .ops cimport (
-    AT_END, A_START, B_START, DONE, D_START, F_PREPARE, LOCK_PCP, LOCK_ZONE, OP_AGAIN, OP_ALL, OP_BATCH, OP_IRQ, OP_NOLOCK,
-    OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Op, TRY_PCP, TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Z_DISOWN, Z_ISOLATE, Z_START,
-    Z_UNISOLATE, Z_UNRESERVE, alloc_step, bulk_alloc_step, drain_step, free_step, zone_step,
+    AT_END, A_START, A_ZONE, B_START, DONE, D_START, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BATCH, OP_IRQ, OP_NOLOCK,
+    OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Op, Z_ISOLATE, Z_START, Z_UNISOLATE, Z_UNRESERVE, alloc_step, bulk_alloc_step,
+    drain_step, free_step, zone_step,
 )
 from .page cimport (
     ALLOC, BLOCK_HEADS, BUDDY, Block, CMA, CPU_SHIFT, Counts, DEFERRED, Event, FREE_HIGH_BATCH, GATE_NEVER, HOLE,
@@ -49,6 +49,14 @@ from .watermark cimport watermark, watermark_ok
 # Python names MAP_NORESERVE only from 3.13 on; the number is the same on all of Linux but Alpha, MIPS and SPARC.
 MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
+cdef extern from *:
+    """
+    #ifndef PCPBUDDY_CHECKED
+    #define PCPBUDDY_CHECKED 0
+    #endif
+    """
+    const bint CHECKED "PCPBUDDY_CHECKED"   # meson -Dchecked=true: check() after every operation
+
 cdef tuple STATES = ("the interior of a chunk", "free in the zone", "on CPU %d's PCP list", "on a remote list",
                      "a deferred free", "an allocation", "a hole", "")
 cdef tuple ACTIONS = (None, ("lock", "pcp"), ("try", "pcp"), ("unlock", "pcp"), ("lock", "zone"), ("try", "zone"),
@@ -61,7 +69,7 @@ cdef int step(CZone *z, Op *op) noexcept nogil:
     """Carry an operation to its next lock action."""
     if op.at < B_START:
         return alloc_step(z, op)
-    if op.at < F_PREPARE - 11:
+    if op.at < F_NEXT:
         return bulk_alloc_step(z, op)
     if op.at < D_START:
         return free_step(z, op)
@@ -207,6 +215,13 @@ cdef class Zone:
         self.need_cpu(cpu)
         return 0
 
+    cdef int done(self) except -1:
+        """An operation has ended: what was said about its trylocks is forgotten; a checked build checks."""
+        self.z.fail = 0
+        if CHECKED:
+            self.check()
+        return 0
+
     cdef int need_cpu(self, int cpu) except -1:
         if not 0 <= cpu < self.z.s.cpus:
             raise UsageError(f"CPU {cpu}: this zone has CPUs 0..{self.z.s.cpus - 1}")
@@ -277,7 +292,7 @@ cdef class Zone:
         if aflags < 0:
             aflags = WMARK_LOW | USE_CMA if migratetype == MOVABLE else WMARK_LOW
         i = alloc_page(&self.z, cpu, order, migratetype, aflags, NO_LOCKS)
-        self.z.fail = 0
+        self.done()
         if i:
             return pfn_of(&self.z, i)
         raise OutOfPages(
@@ -293,7 +308,7 @@ cdef class Zone:
             self.bad_request(order, 0, cpu)
         i = self.need_allocation(pfn, order)
         free_page(&self.z, cpu, i, (OP_IRQ if irq else 0) | (OP_NOLOCK if nolock else 0), NO_LOCKS)
-        self.z.fail = 0
+        self.done()
 
     def alloc_bulk(self, int n, int migratetype=1, int cpu=0):
         cdef CZone *z = &self.z
@@ -308,7 +323,7 @@ cdef class Zone:
             raise MemoryError()
         try:
             k = bulk(z, cpu, n, migratetype, aflags, pages, not bulk_watermark_ok(z, n, z.s.zone_index, aflags))
-            self.z.fail = 0
+            self.done()
             return [pfn_of(z, pages[i]) for i in range(k)]
         finally:
             c_free(pages)
@@ -338,7 +353,7 @@ cdef class Zone:
         op.pages = pages
         op.nr = nr
         self.z.run(&self.z, &op)
-        self.z.fail = 0
+        self.done()
         c_free(pages)
 
     def free_contig(self, int64_t pfn, int64_t n, int cpu=0):
@@ -349,7 +364,7 @@ cdef class Zone:
         for p in range(pfn, pfn + n):
             self.need_allocation(p, 0)
         free_contig(&self.z, cpu, index_of(&self.z, pfn), n)
-        self.z.fail = 0
+        self.done()
 
     def split(self, int64_t pfn):
         split_page(&self.z, self.need_allocation(pfn, -1))
@@ -365,12 +380,12 @@ cdef class Zone:
         """
         cdef Op op
         self.bad_request(order, migratetype, cpu)
-        begin(&op, A_START + 4, cpu)
+        begin(&op, A_ZONE, cpu)
         op.order = order
         op.type = migratetype
         op.aflags = aflags
         self.z.run(&self.z, &op)
-        self.z.fail = 0
+        self.done()
         if not op.page:
             raise OutOfPages(f"zone {self.name} has no chunk of order {order} for {MIGRATETYPE_NAMES[migratetype]}")
         return pfn_of(&self.z, op.page)
@@ -382,13 +397,13 @@ cdef class Zone:
         cdef Op op
         cdef idx i = self.need_allocation(pfn, -1)
         self.need_cpu(cpu)
-        begin(&op, F_PREPARE + 1, cpu)
+        begin(&op, F_PREPARING, cpu)
         op.flags = OP_BATCH | OP_PREPARED | (OP_TAIL if to_tail else 0)
         op.page = i
         self.z.counts[cpu].pages_freed += 1 << word_order(word_of(&self.z, i))
         emit(&self.z, E_FREE, cpu, i, word_order(word_of(&self.z, i)), 0)
         self.z.run(&self.z, &op)
-        self.z.fail = 0
+        self.done()
 
     # -- drains and periodic work --------------------------------------------------------------------------
 
@@ -407,29 +422,29 @@ cdef class Zone:
             raise UsageError(f"{n} pages: expected 1 or more")
         else:
             drain_pcp(&self.z, cpu, executing, n, OP_ONE_HOLD, start)
-        self.z.fail = 0
+        self.done()
 
     def tick(self, int cpu=0):
         self.need_cpu(cpu)
         tick(&self.z, cpu)
-        self.z.fail = 0
+        self.done()
 
     def fold(self, int cpu=0):
         self.need_cpu(cpu)
         fold(&self.z, cpu, True)
-        self.z.fail = 0
+        self.done()
 
     def decay(self, int cpu=0):
         self.need_cpu(cpu)
         decay(&self.z, cpu)
-        self.z.fail = 0
+        self.done()
 
     def offline(self, int cpu):
         self.need_cpu(cpu)
         if online_cpus(&self.z) == 1:
             raise CpuOffline(f"CPU {cpu} is the last one on-line")
         offline_cpu(&self.z, cpu)
-        self.z.fail = 0
+        self.done()
 
     def online(self, int cpu):
         if not 0 <= cpu < self.z.s.cpus:
@@ -437,7 +452,7 @@ cdef class Zone:
         if self.z.pcp[cpu].online:
             raise CpuOffline(f"CPU {cpu} is on-line already")
         online_cpu(&self.z, cpu)
-        self.z.fail = 0
+        self.done()
 
     # -- isolation and the high-atomic reserve -----------------------------------------------------------------
 
@@ -449,7 +464,7 @@ cdef class Zone:
         op.flags = flags
         op.type = type
         self.z.run(&self.z, &op)
-        self.z.fail = 0
+        self.done()
         return op.result
 
     def isolate(self, int64_t pfn, bint cma=False, bint check=True, by=None):

@@ -165,9 +165,8 @@ cdef class Node:
         raise OutOfPages(f"no zone has a chunk of order {order} for gfp {gfp:#x}")
 
     cdef rest(self):
-        cdef int k
-        for k in range(self.ref.nr):
-            self.ref.zones[k].fail = 0
+        for zone in self.zones:
+            (<Zone>zone).done()
 
     def alloc_bulk(self, int n, int gfp=0x100cca, int cpu=0):
         cdef int where = 0

@@ -53,8 +53,7 @@ cdef enum:  # states
     B_REFILLED = 14
     B_END = 15
 
-    F_START = 20               # nothing prepared
-    F_NEXT = 21                # op.held says whether target's PCP lock is held
+    F_NEXT = 20                # op.held says whether target's PCP lock is held
     F_PICK = 22                # no lock held, the next page waits for a lock
     F_TRIED = 23
     F_DRAIN = 24               # PCP lock held, op.n pages to drain

@@ -6,10 +6,10 @@ from .calls cimport bulk, free_run, offline_cpu, online_cpu, split_page, tick
 from .driver cimport NO_LOCKS, begin, free_page
 from .events cimport E_FREE, emit
 from .init cimport fold
-from .node cimport NodeRef, node_alloc, node_bulk, node_zone_of
+from .node cimport NodeRef, gfp_type, node_alloc, node_bulk, node_zone_of
 from .ops cimport Op, Z_ISOLATE, Z_START, Z_UNISOLATE
 from .page cimport (
-    ALLOC, MAX_ORDER, MOVABLE_BIT, ORDER_SHIFT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order,
+    ALLOC, MAX_ORDER, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order,
 )
 
 cdef enum:  # op numbers: requests.py
@@ -104,6 +104,8 @@ cdef inline void replay_alloc(Replay *r, Request *q) noexcept nogil:
         for k in range(pages):
             r.map[q.pfn + k] = H_FAILED
         return
+    if gfp_type(q.gfp) == MOVABLE:         # its user puts it on an LRU list: no claim counts it as stuck (B-46)
+        set_word(r.node.zones[where], i, word_of(r.node.zones[where], i) | MOVABLE_BIT)
     pfn = pfn_of(r.node.zones[where], i)
     for k in range(pages):
         map_page(r, q.pfn + k, pfn + k)

@@ -175,7 +175,7 @@ def read_snapshot(base: Path, which: int) -> Snapshot | None:
             f"{document.name} is truncated or damaged ({_first_line(error)}); copy or record it again"
         ) from None
     try:
-        with np.load(pages) as archive:
+        with pages.open("rb") as file, np.load(file) as archive:
             arrays = {name: archive[name] for name in ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RecordingError(
