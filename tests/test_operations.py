@@ -151,7 +151,7 @@ def test_every_interleaving_is_sound(policy, kinds):
             if "free" not in kind and kind != "drain":
                 assert operation.pfn in allocated
         runs += 1
-    assert runs >= 10
+    assert runs >= 5
 
 
 def test_owner_goes_offline_before_its_lock_is_had():
