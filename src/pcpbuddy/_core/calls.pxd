@@ -20,7 +20,7 @@ from .watermark cimport watermark, watermark_ok
 cdef inline int bulk(Zone *z, int cpu, int n, int T, int aflags, idx *pages, bint below) noexcept nogil:
     """B-93: n pages of order 0. `below`: no zone passed the watermark. Returns how many came."""
     cdef Op op
-    begin(&op, B_START, cpu)
+    begin(&op, B_START, False, cpu)
     op.order = 0
     op.type = <unsigned char>T
     op.aflags = aflags
@@ -56,7 +56,7 @@ cdef inline void free_run(Zone *z, int cpu, idx i, int64_t n) noexcept nogil:
         for p in range(i + 1, i + (1u << o)):
             set_word(z, p, 0)
         set_word(z, i, ALLOC | o << ORDER_SHIFT)
-        begin(&op, F_PREPARE, cpu)
+        begin(&op, F_PREPARE, False, cpu)
         op.flags = OP_PREPARED
         op.page = i
         op.pages = &op.page
@@ -75,7 +75,7 @@ cdef inline void free_contig(Zone *z, int cpu, idx i, int64_t n) noexcept nogil:
 
 cdef inline void drain_pcp(Zone *z, int target, int cpu, int n, int flags, int start) noexcept nogil:
     cdef Op op
-    begin(&op, D_START, cpu)
+    begin(&op, D_START, False, cpu)
     op.target = <unsigned short>target
     op.n = n
     op.flags = <unsigned char>flags
@@ -126,7 +126,7 @@ cdef inline void offline_cpu(Zone *z, int cpu) noexcept nogil:
     drain_pcp(z, cpu, by, 0, OP_ALL, 0)
     fold(z, cpu, False)
     if z.s.policy.gate != GATE_NEVER:      # nobody owns blocks otherwise
-        begin(&op, Z_START, by)
+        begin(&op, Z_START, False, by)
         op.section = Z_DISOWN
         op.target = <unsigned short>cpu
         z.run(z, &op)

@@ -348,7 +348,7 @@ cdef class Zone:
             raise MemoryError()
         for k in range(nr):
             pages[k] = index_of(&self.z, pfns[k])
-        begin(&op, F_PREPARE, cpu)
+        begin(&op, F_PREPARE, False, cpu)
         op.flags = OP_BATCH
         op.pages = pages
         op.nr = nr
@@ -380,7 +380,7 @@ cdef class Zone:
         """
         cdef Op op
         self.bad_request(order, migratetype, cpu)
-        begin(&op, A_ZONE, cpu)
+        begin(&op, A_ZONE, False, cpu)
         op.order = order
         op.type = migratetype
         op.aflags = aflags
@@ -397,7 +397,7 @@ cdef class Zone:
         cdef Op op
         cdef idx i = self.need_allocation(pfn, -1)
         self.need_cpu(cpu)
-        begin(&op, F_PREPARING, cpu)
+        begin(&op, F_PREPARING, False, cpu)
         op.flags = OP_BATCH | OP_PREPARED | (OP_TAIL if to_tail else 0)
         op.page = i
         self.z.counts[cpu].pages_freed += 1 << word_order(word_of(&self.z, i))
@@ -458,7 +458,7 @@ cdef class Zone:
 
     cdef int zone_section(self, int section, idx page, int flags, int type, int cpu):
         cdef Op op
-        begin(&op, Z_START, cpu)
+        begin(&op, Z_START, False, cpu)
         op.section = section
         op.page = page
         op.flags = flags

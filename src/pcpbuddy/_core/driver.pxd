@@ -5,15 +5,15 @@
 
 from libc.stdint cimport uint32_t
 
-from .atomic cimport exchange32, likely, load16, load32, relax, release32
+from .atomic cimport exchange32, likely, load16, load32, load8, relax, release32, unlikely
 from .ops cimport (
-    A_START, A_TRIED, F_PREPARE, F_TRIED, LOCK_PCP, LOCK_ZONE, OP_PREPARED, TRY_PCP, TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE,
-    Op, drain_begin, hand_out, prepare,
+    A_START, A_TRIED, F_PREPARE, F_TRIED, LOCK_PCP, LOCK_ZONE, OP_PREPARED, TRY_PCP, TRY_ZONE, UNLOCK_PCP,
+    UNLOCK_ZONE, Op, drain_begin, hand_out, prepare,
 )
 from .page cimport (
-    ISOLATE, MARK, Pcp, Zone, block_of, block_type, cpu_head, idx, word_of, word_order,
+    Block, ISOLATE, MARK, Pcp, Zone, block_of, cpu_head, idx, list_del, word_of, word_order,
 )
-from .pcp cimport commit, list_index, list_type, pcp_del, pcp_order
+from .pcp cimport commit, list_index, list_type, pcp_order, take_away
 
 cdef enum:
     NO_LOCKS = 0
@@ -33,12 +33,12 @@ cdef inline bint try_told(Zone *z) noexcept nogil:
     z.fail >>= 1
     return got
 
-cdef inline bint try_pcp(Zone *z, int cpu, const int locks) noexcept nogil:
-    return try_spin(&z.pcp[cpu].lock) if locks == SPIN else try_told(z)
+cdef inline bint try_pcp(Zone *z, Pcp *p, const int locks) noexcept nogil:
+    return try_spin(&p.lock) if locks == SPIN else try_told(z)
 
-cdef inline void unlock_pcp(Zone *z, int cpu, const int locks) noexcept nogil:
+cdef inline void unlock_pcp(Pcp *p, const int locks) noexcept nogil:
     if locks == SPIN:
-        release32(&z.pcp[cpu].lock, 0)
+        release32(&p.lock, 0)
 
 cdef inline void perform(Zone *z, Op *op, int action, const int locks) noexcept nogil:
     if locks == NO_LOCKS:
@@ -61,9 +61,9 @@ cdef inline void perform(Zone *z, Op *op, int action, const int locks) noexcept 
 
 # -- allocation and free, with the owner's hot path in front ------------------------------------------
 
-cdef inline void begin(Op *op, int at, int cpu) noexcept nogil:
+cdef inline void begin(Op *op, int at, int got, int cpu) noexcept nogil:
     op.at = <unsigned char>at
-    op.got = False
+    op.got = <unsigned char>got
     op.flags = 0
     op.held = False
     op.locked = False
@@ -78,56 +78,86 @@ cdef inline void begin(Op *op, int at, int cpu) noexcept nogil:
     op.end = 0
     op.result = 0
 
-cdef inline idx alloc(Zone *z, int cpu, int o, int T, int aflags, const int locks) noexcept nogil:
-    """B-60. Short cut: own lock free, own list not empty."""
-    cdef Op op
+cdef inline idx alloc_local(Zone *z, int cpu, const int o, int T, int aflags, const int locks, bint *got) noexcept nogil:
+    """A_TRIED as a short cut: own lock free, own list not empty. Else 0, and `got` says whether the lock is held."""
     cdef Pcp *p = &z.pcp[cpu]
-    cdef idx head
+    cdef idx head = cpu_head(cpu, list_index(z, o, T))
     cdef idx i
-    begin(&op, A_START, cpu)
-    if pcp_order(o):
-        op.at = A_TRIED
-        op.got = try_pcp(z, cpu, locks)
-        head = cpu_head(cpu, list_index(z, o, T))
-        i = z.page[head].next
-        if likely(op.got and i != head):
-            p.free_count >>= 1
-            pcp_del(z, cpu, i, o)
-            unlock_pcp(z, cpu, locks)
-            hand_out(z, cpu, i, o, T, aflags)
-            return i
+    got[0] = try_pcp(z, p, locks)
+    i = z.page[head].next
+    if unlikely(not got[0] or i == head):
+        return 0
+    p.free_count >>= 1
+    list_del(z, i)
+    p.count -= 1 << o
+    take_away(z, i, o, T)
+    unlock_pcp(p, locks)
+    hand_out(z, cpu, i, o, T, aflags)
+    return i
+
+cdef inline idx alloc(Zone *z, int cpu, int o, int T, int aflags, const int locks) noexcept nogil:
+    """B-60. The literal order 0 saves a sixth of the hot path's instructions (decision 0001)."""
+    cdef Op op
+    cdef idx i
+    cdef bint got = False
+    cdef int at = A_TRIED
+    if likely(o == 0):
+        i = alloc_local(z, cpu, 0, T, aflags, locks, &got)
+    elif pcp_order(o):
+        i = alloc_local(z, cpu, o, T, aflags, locks, &got)
+    else:
+        i = 0
+        at = A_START
+    if likely(i):
+        return i
+    begin(&op, at, got, cpu)
     op.order = <unsigned char>o
     op.type = <unsigned char>T
     op.aflags = aflags
     z.run(z, &op)
     return op.page
 
+cdef inline int free_local(Zone *z, int cpu, idx i, const int o, Block *b, const int locks, bint *got) noexcept nogil:
+    """F_TRIED as a short cut: own lock free. Returns the pages to drain, with the lock held; 0: done."""
+    cdef Pcp *p = &z.pcp[cpu]
+    cdef int n
+    prepare(z, cpu, i, o)
+    got[0] = try_pcp(z, p, locks)
+    if unlikely(not got[0]):
+        return -1
+    n = commit(z, p, cpu, i, o, list_type(load8(&b.eff)), MARK if load16(&b.owner) == cpu + 1 else 0, False)
+    z.counts[cpu].frees_local += 1
+    if likely(n == 0):
+        unlock_pcp(p, locks)
+    return n
+
 cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int locks) noexcept nogil:
-    """B-80, P-40. Short cut: own or nobody's block, own lock free, limit not reached."""
+    """B-80, P-40. Own and nobody's blocks take the short cut."""
     cdef Op op
+    cdef Block *b = block_of(z, i)
     cdef int o = word_order(word_of(z, i))
-    cdef int T = block_type(z, i)
-    cdef int owner = load16(&block_of(z, i).owner)
-    begin(&op, F_PREPARE, cpu)
-    op.flags = <unsigned char>flags
+    cdef int owner = load16(&b.owner)
+    cdef int n = -1
+    cdef bint got = False
+    if likely(flags == 0 and load8(&b.eff) != ISOLATE and (owner == 0 or owner == cpu + 1) and pcp_order(o)):
+        if likely(o == 0):
+            n = free_local(z, cpu, i, 0, b, locks, &got)
+        else:
+            n = free_local(z, cpu, i, o, b, locks, &got)
+        if likely(n == 0):
+            return
+        begin(&op, F_TRIED, got, cpu)
+        if got:
+            op.n = n
+            op.k = 1
+            op.held = True
+            drain_begin(z, &op, o, list_type(load8(&b.eff)))
+        op.end = 1
+        op.flags = OP_PREPARED
+    else:
+        begin(&op, F_PREPARE, False, cpu)
+        op.flags = <unsigned char>flags
     op.page = i
     op.pages = &op.page
     op.nr = 1
-    if likely(pcp_order(o) and T != ISOLATE and flags == 0 and (owner == 0 or owner == cpu + 1)):
-        prepare(z, &op, i, o)
-        op.flags = OP_PREPARED
-        if likely(try_pcp(z, cpu, locks)):
-            T = list_type(T)
-            op.n = commit(z, cpu, i, o, T, MARK if load16(&block_of(z, i).owner) == cpu + 1 else 0, False)
-            z.counts[cpu].frees_local += 1
-            if likely(op.n == 0):
-                unlock_pcp(z, cpu, locks)
-                return
-            op.k = 1
-            op.end = 1
-            op.held = True
-            drain_begin(z, &op, o, T)
-        else:
-            op.at = F_TRIED
-            op.end = 1
     z.run(z, &op)

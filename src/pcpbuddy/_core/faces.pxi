@@ -69,7 +69,7 @@ cdef class Operation:
     def alloc(Zone zone, int order=0, int migratetype=1, int cpu=0, int aflags=-1):
         cdef Operation self = Operation.__new__(Operation)
         zone.bad_request(order, migratetype, cpu)
-        begin(&self.op, A_START, cpu)
+        begin(&self.op, A_START, False, cpu)
         self.zone = zone
         self.op.order = order
         self.op.type = migratetype
@@ -80,7 +80,7 @@ cdef class Operation:
     def free(Zone zone, int64_t pfn, int cpu=0, bint irq=False):
         cdef Operation self = Operation.__new__(Operation)
         zone.need_cpu(cpu)
-        begin(&self.op, F_PREPARE, cpu)
+        begin(&self.op, F_PREPARE, False, cpu)
         self.zone = zone
         self.op.page = zone.need_allocation(pfn, -1)
         self.op.pages = &self.op.page
@@ -93,7 +93,7 @@ cdef class Operation:
         cdef Operation self = Operation.__new__(Operation)
         zone.need_cpu(target)
         zone.need_cpu(cpu)
-        begin(&self.op, D_START, cpu)
+        begin(&self.op, D_START, False, cpu)
         self.zone = zone
         self.op.target = target
         self.op.flags = OP_ALL

@@ -42,6 +42,7 @@ cdef inline void attach(Zone *z, void *memory) noexcept nogil:
     z.counts = <Counts *>p
     p += align(sizeof(Counts), 64) * z.s.cpus
     z.block = <Block *>p
+    z.block_of_page = z.block + z.s.block_bias
     p += align(sizeof(Block) * (<uint64_t>BLOCK_HEADS + z.s.cpus + z.s.nr_blocks), 64)
     z.page = <Page *>p
 

@@ -103,7 +103,7 @@ cdef inline bint unreserve_all(NodeRef *node, int first, int T, int cpu, bint fo
     cdef Op op
     cdef int k = first
     while k >= 0:
-        begin(&op, Z_START, cpu)
+        begin(&op, Z_START, False, cpu)
         op.section = Z_UNRESERVE
         op.flags = force
         op.type = <unsigned char>T

@@ -22,7 +22,7 @@ from .page cimport (
     REMOTE_LOCAL, SCALE_MAX, TYPE_SHIFT, USE_HIGHATOMIC, WMARK_MIN, Zone, block_of, block_type, idx, set_word,
     word_of, word_order,
 )
-from .pcp cimport bulk_free, commit, list_type, pcp_order, pcp_take, refill_size
+from .pcp cimport bulk_free, commit, list_type, pcp_order, pcp_take, refill_size, take_away
 from .pcpblock cimport drain_largest_fit, merge_pass, refill
 from .watermark cimport high_watermark_ok
 
@@ -122,10 +122,8 @@ cdef inline int zone_lock_for(Op *op) noexcept nogil:
     op.locked = True
     return TRY_ZONE if op.aflags & NOLOCK else LOCK_ZONE
 
-cdef inline void give(Zone *z, int cpu, idx i, int o, int T) noexcept nogil:
-    """The page is the caller's now; no lock held or needed."""
+cdef inline void count_alloc(Zone *z, int cpu, idx i, int o, int T) noexcept nogil:
     cdef Counts *counts = &z.counts[cpu]
-    set_word(z, i, ALLOC | o << ORDER_SHIFT | T << TYPE_SHIFT)
     counts.allocs += 1
     counts.pages_allocated += 1 << o
     if z.s.cma_pages:
@@ -142,7 +140,7 @@ cdef inline void count_cma(Zone *z, Counts *counts, idx i, int o, int T) noexcep
 
 cdef inline void hand_out(Zone *z, int cpu, idx i, int o, int T, int aflags) noexcept nogil:
     """After the locks: B-60 step 3, and the tracepoint as the very last (17.1)."""
-    give(z, cpu, i, o, T)
+    count_alloc(z, cpu, i, o, T)
     if aflags & KSWAPD and z.s.flags & BOOSTED_WATERMARK:
         z.s.flags &= ~BOOSTED_WATERMARK
     emit(z, E_ALLOC, cpu, i, o, T)
@@ -195,6 +193,8 @@ cdef inline int alloc_step(Zone *z, Op *op) noexcept nogil:
         if op.aflags & NOLOCK == 0 or op.got:
             z.counts[op.cpu].holds[H_DIRECT_ALLOC] += 1
             op.page = zone_alloc(z, op.cpu, op.order, op.type, op.aflags)
+            if op.page:
+                take_away(z, op.page, op.order, op.type)
             return UNLOCK_ZONE
     if op.at == A_DIRECTED:
         op.at = A_SERVED
@@ -233,7 +233,7 @@ cdef inline int bulk_alloc_step(Zone *z, Op *op) noexcept nogil:
     while op.k < op.nr:
         i = pcp_take(z, op.cpu, 0, op.type)
         if i:
-            give(z, op.cpu, i, 0, op.type)
+            count_alloc(z, op.cpu, i, 0, op.type)
             z.counts[op.cpu].allocs_locked += op.locked
             op.locked = False
             op.pages[op.k] = i
@@ -269,10 +269,10 @@ cdef inline int lock_target(Zone *z, Op *op) noexcept nogil:
         return LOCK_PCP
     return TRY_PCP
 
-cdef inline void prepare(Zone *z, Op *op, idx i, int o) noexcept nogil:
+cdef inline void prepare(Zone *z, int cpu, idx i, int o) noexcept nogil:
     """17.2: mm_page_free comes before any list operation."""
-    z.counts[op.cpu].pages_freed += 1 << o
-    emit(z, E_FREE, op.cpu, i, o, 0)
+    z.counts[cpu].pages_freed += 1 << o
+    emit(z, E_FREE, cpu, i, o, 0)
 
 cdef inline void direct_free(Zone *z, Op *op, idx i) noexcept nogil:
     """B-90 (zone lock): first the deferred stack, then the page."""
@@ -340,7 +340,7 @@ cdef inline void commit_next(Zone *z, Op *op) noexcept nogil:
         z.counts[op.cpu].frees_local += 1
     else:
         z.counts[op.cpu].frees_remote += 1
-    op.n = commit(z, op.target, i, o, T, mark_for(z, i, op.target), op.flags & OP_NOLOCK != 0)
+    op.n = commit(z, &z.pcp[op.target], op.target, i, o, T, mark_for(z, i, op.target), op.flags & OP_NOLOCK != 0)
     op.at = F_NEXT
     if op.n:
         drain_begin(z, op, o, T)
@@ -385,7 +385,7 @@ cdef inline int free_prepare(Zone *z, Op *op) noexcept nogil:
         o = word_order(word_of(z, i))
         op.end += 1
         if not op.flags & OP_PREPARED:
-            prepare(z, op, i, o)
+            prepare(z, op.cpu, i, o)
         if op.flags & OP_BATCH and not pcp_order(o):
             op.page = i
             op.pages[op.end - 1] = 0

@@ -12,7 +12,7 @@
 # pageblock is number i >> 9. The block array begins with the heads of the lists of
 # chunks of a pageblock and more, and of each CPU's owned blocks.
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from .atomic cimport load32, load8, load16, store32, store8, store16
 
@@ -144,14 +144,14 @@ cdef struct Pcp:               # guarded by lock; 64 bytes
     int32_t high_min
     int32_t high_max
     int32_t batch
-    int16_t free_count
+    int32_t free_count
     uint8_t flags
     uint8_t alloc_factor
     uint8_t expire
     uint8_t online
     uint8_t remote_node
     int8_t diff[3]             # zone counters not yet folded (B-15)
-    uint8_t pad[30]
+    uint8_t pad[28]
 
 cdef struct Counts:            # written by their CPU only
     uint64_t allocs
@@ -240,7 +240,8 @@ cdef struct Zone:              # where the parts of a zone are mapped in this pr
     ZoneState *s
     Pcp *pcp
     Counts *counts
-    Block *block               # block record of page i: block[(i >> 9) + bias]
+    Block *block               # list heads, then the records of the zone's pageblocks
+    Block *block_of_page       # the same, shifted: the record of page i is block_of_page[i >> 9]
     Page *page
     Ring *ring                 # NULL: no events wanted
     uint64_t fail              # Zone driver: bit k set = the k-th trylock from here fails
@@ -270,7 +271,7 @@ cdef inline idx index_of(Zone *z, int64_t pfn) noexcept nogil:
 # -- pageblocks ----------------------------------------------------------------------------------
 
 cdef inline Block *block_of(Zone *z, idx i) noexcept nogil:
-    return &z.block[<int32_t>(i >> PB) + z.s.block_bias]
+    return &z.block_of_page[i >> PB]
 
 cdef inline int block_type(Zone *z, idx i) noexcept nogil:
     """Effective type of the page's block (1.3)."""

@@ -2,22 +2,26 @@
 # mainline (baseline sections 1.8, 6, 10 and 12; rfc.md section 4). The PCP lock of the
 # target is held throughout; functions that also need the zone lock say so.
 
-from libc.stdint cimport int16_t, int32_t, uint32_t, uint8_t
+from libc.stdint cimport int32_t, uint32_t, uint8_t
 
 from .atomic cimport likely
 from .buddy cimport merge_free
 from .events cimport E_PCPU_DRAIN, emit
 from .page cimport (
-    BELOW_HIGH, COSTLY, CPU_SHIFT, FREE_HIGH_BATCH, MARK, MOVABLE, NR_LISTS, OFF, ORDER_SHIFT, PB, PCP,
+    ALLOC, BELOW_HIGH, COSTLY, CPU_SHIFT, FREE_HIGH_BATCH, MARK, MOVABLE, NR_LISTS, OFF, ORDER_SHIFT, PB, PCP,
     PREV_FREE_HIGH_ORDER, RECLAIMABLE, RECLAIM_ACTIVE, SCALE_MAX, TYPE_SHIFT, UNMOVABLE, Pcp, Zone, block_type,
     cpu_head, idx, list_add, list_del, set_word, word_of, word_order, word_type,
 )
 from .page cimport ISOLATE
 
 
+cdef enum:
+    PCP_ORDERS = 0x20f                     # 0 to 3, and 9
+
+
 cdef inline bint pcp_order(int o) noexcept nogil:
     """B-11: orders that the per-CPU lists serve."""
-    return o <= COSTLY or o == PB
+    return (1 << o) & PCP_ORDERS != 0
 
 cdef inline int list_index(Zone *z, int o, int T) noexcept nogil:
     """P-3: one list per order and type. With 14 lists U and R share one at order 9 (B-10)."""
@@ -42,6 +46,14 @@ cdef inline void pcp_del(Zone *z, int c, idx i, int o) noexcept nogil:
     set_word(z, i, 0)
     z.pcp[c].count -= 1 << o
 
+cdef inline void take_away(Zone *z, idx i, int o, int T) noexcept nogil:
+    """
+    The page is allocated, for a request of type T.
+
+    Written while the lock that freed it is held: from then on no merge takes it for its buddy (P-102).
+    """
+    set_word(z, i, ALLOC | o << ORDER_SHIFT | T << TYPE_SHIFT)
+
 cdef inline idx pcp_split(Zone *z, int c, int o, int T) noexcept nogil:
     """P-22: the head of the smallest larger list, split down; the halves inherit type and mark."""
     cdef int k = o + 1
@@ -56,6 +68,7 @@ cdef inline idx pcp_split(Zone *z, int c, int o, int T) noexcept nogil:
                 k -= 1
                 pcp_put(z, c, i + (1u << k), k, T, mark, False)
                 z.counts[c].pcp_splits += 1
+            take_away(z, i, o, T)
             return i
         k += 1
     return 0
@@ -65,7 +78,9 @@ cdef inline idx pcp_take(Zone *z, int c, int o, int T) noexcept nogil:
     cdef idx head = cpu_head(c, list_index(z, o, T))
     cdef idx i = z.page[head].next
     if likely(i != head):
-        pcp_del(z, c, i, o)
+        list_del(z, i)
+        z.pcp[c].count -= 1 << o
+        take_away(z, i, o, T)
         return i
     if z.s.policy.local_split == OFF:
         return 0
@@ -101,21 +116,19 @@ cdef inline int refill_size(Zone *z, Pcp *p, int o) noexcept nogil:
 
 cdef inline int free_limit(Zone *z, Pcp *p, bint free_high) noexcept nogil:
     """B-83: the count at which frees start to drain. The raised high applies next time."""
-    cdef int high
-    p.high = clamp(p.high, p.high_min, p.high_max)
-    high = p.high
+    cdef int high = p.high                 # clamped by the caller
     if high == 0:
         return 0
     if free_high:
         p.high = max(high - (p.batch << SCALE_MAX), p.high_min)
         return 0
     if z.s.flags & RECLAIM_ACTIVE:
-        p.high = max(high - max(<int>p.free_count, p.batch), p.high_min)
+        p.high = max(high - max(p.free_count, p.batch), p.high_min)
         return min(4 * p.batch, p.high)
     if p.high_min == p.high_max:
         return high
     if z.s.flags & BELOW_HIGH:
-        p.high = max(high - max(<int>p.free_count, p.batch), p.high_min)
+        p.high = max(high - max(p.free_count, p.batch), p.high_min)
         return max(p.count, p.high_min)
     if p.count >= high and p.high < p.free_count + p.batch:
         p.high = clamp(p.free_count + p.batch, p.high_min, p.high_max)
@@ -129,9 +142,8 @@ cdef inline int free_amount(Pcp *p, int limit, bint free_high) noexcept nogil:
         return 1
     return clamp(p.free_count, p.batch, limit - p.batch)
 
-cdef inline int commit(Zone *z, int c, idx i, int o, int T, uint32_t mark, bint nolock) noexcept nogil:
-    """B-81, P-45: a freed page into CPU c's PCP. Returns the pages that the caller must drain."""
-    cdef Pcp *p = &z.pcp[c]
+cdef inline int commit(Zone *z, Pcp *p, int c, idx i, int o, int T, uint32_t mark, bint nolock) noexcept nogil:
+    """B-81, P-45: a freed page into CPU c's PCP p. Returns the pages that the caller must drain."""
     cdef bint free_high = False
     cdef int limit
     p.alloc_factor >>= 1
@@ -149,8 +161,11 @@ cdef inline int commit(Zone *z, int c, idx i, int o, int T, uint32_t mark, bint 
         p.free_count += 1 << o
     if nolock:
         return 0
+    p.high = clamp(p.high, p.high_min, p.high_max)
+    if likely(p.count < p.high and not free_high and not z.s.flags & (RECLAIM_ACTIVE | BELOW_HIGH)):
+        return 0                           # below every limit of B-83
     limit = free_limit(z, p, free_high)
-    if likely(p.count < limit):
+    if p.count < limit:
         return 0
     return free_amount(p, limit, free_high)
 

@@ -166,7 +166,7 @@ cdef inline void replay_other(Replay *r, Request *q) noexcept nogil:
         elif q.op == R_ONLINE and not z.pcp[q.cpu].online:
             online_cpu(z, q.cpu)
         elif (q.op == R_ISOLATE or q.op == R_UNISOLATE) and node_zone_of(&r.node, q.pfn) == k:
-            begin(&op, Z_START, q.cpu)
+            begin(&op, Z_START, False, q.cpu)
             op.section = Z_ISOLATE if q.op == R_ISOLATE else Z_UNISOLATE
             op.flags = 1
             op.page = index_of(z, q.pfn)
