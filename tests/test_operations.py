@@ -67,8 +67,8 @@ def test_the_zone_lock_goes_by_virtual_arrival(suspend):
     """
     zone = zone_for("mainline")
     machine = VirtualTime(lambda verb, lock: 900 if verb == "try" else 10, suspend)
-    slow = Operation.alloc(zone, order=3, cpu=0)       # PCP section first: 900 ns
-    fast = Operation.alloc(zone, order=4, cpu=1)       # straight to the zone lock
+    slow = Operation.alloc(zone, order=3, cpu=0)  # PCP section first: 900 ns
+    fast = Operation.alloc(zone, order=4, cpu=1)  # straight to the zone lock
     machine.start(-10, 0, slow)
     machine.start(840, 1, fast)
     machine.run()

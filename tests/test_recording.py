@@ -32,6 +32,7 @@ PARTS = (".parquet", ".snap0.json.zst", ".snap0.npz", ".snap1.json.zst", ".snap1
 # name -> rows, requests, allocations, frees, ticks, folds, rows before snapshot 0
 SHIPPED_COUNTS = {
     "tiny-4c": (13387, 3793, 1901, 1878, 14, 0, 324),
+    "affinity-cut-4c": (161568, 45868, 24453, 21383, 32, 0, 438),
     "exits-cut-4c": (169308, 56331, 48286, 8001, 44, 0, 317),
     "cma-cut-4c": (142427, 46818, 46726, 76, 10, 6, 480),
     "mixed-cut-4c": (120409, 35011, 20040, 14743, 144, 84, 62),
@@ -472,7 +473,7 @@ def test_a_row_twice(tiny):
 
 def test_lost_rows_are_counted(tiny):
     table = pq.read_table(part(tiny, ".parquet"))
-    numbers = [i for i in rows_of(tiny, "mm_page_free_batched")[100:110]]
+    numbers = rows_of(tiny, "mm_page_free_batched")[100:110]
     keep = np.setdiff1d(np.arange(table.num_rows), numbers)
     pq.write_table(table.take(keep), part(tiny, ".parquet"))
     assert recording.load(tiny).left_out["rows_lost"] == 10
@@ -603,7 +604,7 @@ def test_shipped_files_say_nothing_of_a_machine():
         data = path.read_bytes()
         if path.name.endswith(".zst"):
             data = pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
-        assert b"/home/" not in data and b"/root/" not in data and b"/tmp/" not in data
+        assert not [word for word in (b"/home/", b"/root/", b"/tmp/") if word in data]
         if path.suffix == ".parquet":
             assert pq.ParquetFile(io.BytesIO(data)).schema_arrow.metadata is None
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 3 << 20

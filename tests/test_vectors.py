@@ -312,8 +312,8 @@ def test_v12_with_one_free_page_more(base):
     assert types(zone) == "U"
 
 
-def v13_state(nr_lru):
-    return lru(put(blank(2, {0: U, 1: U}), (600, 3), (16, 4)), *range(100, 100 + nr_lru))
+def v13_state(nr_lru, blocks=2, **kwargs):
+    return lru(put(blank(blocks, {0: U, 1: U}, **kwargs), (600, 3), (16, 4)), *range(100, 100 + nr_lru))
 
 
 def test_v13_movable_claim_at_order_4(base):
@@ -325,11 +325,13 @@ def test_v13_movable_claim_at_order_4(base):
 
 
 def test_v13_one_page_short(base):
-    zone = base(v13_state(239))
+    # Large enough and with watermarks, so that the boost tells how many claims were tried: order 4 was, order 3 not.
+    zone = base(v13_state(239, 4, watermark=(250, 500, 1000, 1500)))
     assert zone.take(0, M, LOW) == 600
+    assert zone.state()["watermark_boost"] == 512
     assert log(zone) == ["xf(600,0,3,M,U,0)"]
     assert free_lists(zone) == lists("F0[U]: 601, F1: 602, F2: 604, F4[U]: 16")
-    assert types(zone) == "UU"
+    assert types(zone) == "UUMM"
 
 
 def test_v14_steal_order_and_nofragment(base):
@@ -1075,7 +1077,7 @@ def test_x17_overshoot(make):
     assert zone_holds(zone) == holds + 1
     assert owners(zone) == [-1, 0, -1, -1, -1, -1, -1, -1]
     assert owned(zone) == [1]
-    assert free_lists(zone) == lists("F3: 592, F4: 576, F6: 512, F9: 0, F10: 2048 3072")
+    assert free_lists(zone) == lists("F3: 592, F4: 576, F6: 512, F9: 0, F10: 1024 2048 3072")
 
 
 # The per-CPU pageblock buddy allocator: shapes

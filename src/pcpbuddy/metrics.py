@@ -77,7 +77,7 @@ def collect(node: Any, result: Mapping[str, int]) -> Metrics:
 
 
 def _nr_cpus(zones: Sequence[Any]) -> int:
-    return max(zone.cpus for zone in zones)
+    return max(int(zone.cpus) for zone in zones)
 
 
 def _of_zones(zones: Sequence[Any]) -> Metrics:

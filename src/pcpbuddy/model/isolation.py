@@ -89,7 +89,7 @@ class Isolation:
             return not cma  # a CMA allocation may isolate a C block whatever is in it
         pfn = m.block_pfn(index)
         end = pfn + PAGEBLOCK_PAGES
-        deferred = dict(m.deferred)
+        deferred = {page for head, order in m.deferred for page in range(head, head + (1 << order))}
         while pfn < end:
             found = m.run_at(pfn)
             if found is not None:
@@ -98,7 +98,7 @@ class Isolation:
                     return True
                 pfn = head + (1 << run.order)
             elif pfn in deferred:
-                pfn += 1 << deferred[pfn]
+                pfn += 1
             else:
                 return True
         return False

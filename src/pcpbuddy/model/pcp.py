@@ -116,16 +116,12 @@ class PcpLists:
 
     def merge_pass(self, cpu: int) -> None:
         """
-        P-50: merge marked buddies bottom-up. Orders without a list have nothing to merge into.
+        P-50: merge marked buddies bottom-up. With the kernel's 14 lists nothing is marked (P-3, P-4).
         """
-        m = self._memory
-        pcp = m.pcps[cpu]
-        for order in range(PAGEBLOCK_ORDER):
-            if not self._layout.has(order + 1):
-                return
+        pcp = self._memory.pcps[cpu]
+        for order in filter(self._layout.has, range(PAGEBLOCK_ORDER)):
             for mt in range(NR_PCP_TYPES):
                 for pfn in list(pcp.lists[self._layout.index(order, mt)]):
-                    m.count("merge_visited")
                     self._merge(cpu, pfn, order)
 
     def _merge(self, cpu: int, pfn: int, order: int) -> None:
@@ -136,9 +132,10 @@ class PcpLists:
         marked = m.pcps[cpu].marked
         buddy = pfn ^ (1 << order)
         entry, other = m.entries.get(pfn), m.entries.get(buddy)
-        if entry is None or entry.order != order or pfn not in marked:
+        if entry is None or entry.order != order:
             return
-        if other is None or other.order != order or other.cpu != cpu or buddy not in marked:
+        m.count("merge_visited")
+        if pfn not in marked or other is None or other.order != order or other.cpu != cpu or buddy not in marked:
             return
         self.delete(pfn)
         self.delete(buddy)

@@ -24,9 +24,7 @@ class Refill:
     The four phases of P-32. The PCP's lock is held by the caller; the zone lock is taken once, here.
     """
 
-    def __init__(
-        self, memory: Memory, policy: Policy, buddy: Buddy, ownership: Ownership, pcp_lists: PcpLists
-    ) -> None:
+    def __init__(self, memory: Memory, policy: Policy, buddy: Buddy, ownership: Ownership, pcp_lists: PcpLists) -> None:
         self._memory = memory
         self._policy = policy
         self._buddy = buddy

@@ -287,9 +287,9 @@ def _plain(rows: Rows, left_out: dict[str, int], first: Snapshot) -> list[Part]:
     at = np.flatnonzero(alloc & inside)
     frees = np.flatnonzero(freed & inside)
     return [
+        _ticks_assumed(rows, first),  # before the request that stands at the same row
         (at, _records(rows, at, ALLOC, gfp=rows.gfp_flags[at], order=rows.order[at])),
         (frees, _records(rows, frees, FREE, order=order[frees])),
-        _ticks_assumed(rows, first),
         _isolations(rows),
     ]
 
