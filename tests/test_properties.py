@@ -74,17 +74,18 @@ def _policy_or_none(switches):
 # batch, high_min, high_max: disabled, tiny, narrow, wide, and large enough for whole blocks (P-34).
 SIZINGS = [
     (63, 1000, 4096),
+    (7, 600, 600),
+    (31, 700, 2000),
+    (3, 520, 1500),
+    (63, 2048, 4096),
     (1, 0, 0),
     (1, 0, 1),
     (2, 1, 1),
     (3, 12, 12),
     (7, 28, 112),
-    (7, 600, 600),
     (15, 60, 2000),
-    (31, 700, 700),
     (63, 252, 252),
     (63, 252, 4096),
-    (63, 2048, 4096),
 ]
 THRESHOLDS = [0, 0, 1, 10, 60, 125]
 WATERMARKS = [(0, 0, 0, 0), (40, 60, 80, 100), (300, 600, 900, 1200), (10, 500, 1400, 1500)]
@@ -101,7 +102,7 @@ def fresh_zones(draw, policy):
     if cma_blocks:
         end = max(-(-(start + pages) // BLOCK), -(-start // BLOCK) + cma_blocks) * BLOCK
         pages = end - start
-    kwargs = {"cpus": draw(st.integers(1, 4)), "cma_pages": cma_blocks * BLOCK, "start_pfn": start}
+    kwargs = {"cpus": draw(st.sampled_from([2, 1, 3, 4])), "cma_pages": cma_blocks * BLOCK, "start_pfn": start}
     sizing = draw(st.sampled_from([*SIZINGS, None]))
     if sizing:
         kwargs |= dict(zip(("batch", "high_min", "high_max"), sizing, strict=True))
@@ -117,7 +118,7 @@ def worn_states(draw, first_pfn=None, blocks=None, cpus=None):
     States in which every page is allocated, in pieces that differ from block to block; frees then make holes.
     """
     blocks = blocks or draw(st.integers(2, 6))
-    cpus = cpus or draw(st.integers(1, 4))
+    cpus = cpus or draw(st.sampled_from([2, 1, 3, 4]))
     base = draw(st.sampled_from([0, 0, 1024])) if first_pfn is None else first_pfn
     start = base + draw(st.sampled_from([0, 0, 0, 37, BLOCK, BLOCK + 200]))
     end = base + blocks * BLOCK - draw(st.sampled_from([0, 0, 0, 1, 100, 256]))
@@ -320,16 +321,14 @@ class Machine(RuleBasedStateMachine):
     def drain(self, cpu):
         self.twins.do("drain", None if cpu is None else self.online(cpu))
 
-    @rule(cpu=CPU)
-    def hotplug(self, cpu):
-        cpu %= self.cpus
-        self.twins.do("offline" if self.twins.states[0]["pcp"][cpu]["online"] else "online", cpu)
-
-    @rule(cpu=CPU)
-    def online_again(self, cpu):
-        cpu %= self.cpus
-        if not self.twins.states[0]["pcp"][cpu]["online"]:
-            self.twins.do("online", cpu)
+    @rule(cpu=CPU, off=st.integers(0, 2))
+    def hotplug(self, cpu, off):
+        pcps = self.twins.states[0]["pcp"]
+        dead = [number for number, pcp in enumerate(pcps) if not pcp["online"]]
+        if dead and off != 2:
+            self.twins.do("online", dead[cpu % len(dead)])
+        elif off:
+            self.twins.do("offline", cpu % len(pcps))
 
     # Going back, and starting from a state
 
@@ -381,30 +380,42 @@ class ZoneMachine(Machine):
         self.fail(mask)
         self.twins.do("alloc", order, mt, self.online(cpu), aflags, times=1 if mask else min(times, 3072 >> order))
 
-    @rule(mt=TYPES, cpu=CPU, times=st.sampled_from([64, 200, 520]), free=st.sampled_from([1, 2, 5]), other=CPU)
-    def churn(self, mt, cpu, times, free, other):
+    @rule(
+        mt=st.lists(TYPES, min_size=1, max_size=3),
+        cpu=CPU,
+        times=st.sampled_from([64, 200, 520]),
+        every=st.sampled_from([2, 3, 1, 5]),
+        other=CPU,
+        batched=st.booleans(),
+        drained=st.booleans(),
+    )
+    def churn(self, mt, cpu, times, every, other, batched, drained):
         """
-        Many pages of one type on one CPU, and most of them freed on another.
+        Many pages on one CPU; another CPU frees them, or some of them; both again and again (rfc.md section 1).
         """
-        pfns = self.twins.do("alloc", 0, mt, self.online(cpu), times=times)
-        pfns = [pfn for number, pfn in enumerate(pfns) if isinstance(pfn, int) and number % free == 0]
-        if pfns:
-            self.twins.do("free", each=pfns, cpu=self.online(other))
+        cpu, other = self.online(cpu), self.online(other)
+        for one in mt:
+            pfns = self.twins.do("alloc", 0, one, cpu, times=times)
+            pfns = [pfn for number, pfn in enumerate(pfns) if isinstance(pfn, int) and number % every == 0]
+            if pfns and batched:
+                self.twins.do("free_batch", pfns, cpu=other)
+            elif pfns:
+                self.twins.do("free", each=pfns, cpu=other)
+            if drained:
+                self.twins.do("drain", cpu)
 
     @rule(n=st.sampled_from([1, 2, 10, 64, 200, 600]), mt=TYPES, cpu=CPU, mask=FAILING)
     def alloc_bulk(self, n, mt, cpu, mask):
         self.fail(mask)
         self.twins.do("alloc_bulk", n, mt, cpu=self.online(cpu))
 
-    @rule(order=ORDERS, mt=TYPES, cpu=CPU, data=st.data())
-    def take(self, order, mt, cpu, data):
-        aflags = data.draw(alloc_flags(mt), "aflags")
-        self.twins.do("take", order, mt, aflags=1 if aflags < 0 else aflags, cpu=self.online(cpu))
-
-    @rule(first=WHICH, n=MANY, cpu=CPU, to_tail=st.booleans())
-    def free_direct(self, first, n, cpu, to_tail):
+    @rule(data=st.data(), take=st.booleans(), order=ORDERS, mt=TYPES, cpu=CPU, first=WHICH, n=MANY, to_tail=st.booleans())
+    def past_the_pcp(self, data, take, order, mt, cpu, first, n, to_tail):
         pfns = self.live(first, 1, n)
-        if pfns:
+        if take:
+            aflags = data.draw(alloc_flags(mt), "aflags")
+            self.twins.do("take", order, mt, aflags=1 if aflags < 0 else aflags, cpu=self.online(cpu))
+        elif pfns:
             self.twins.do("free_direct", each=pfns, cpu=self.online(cpu), to_tail=to_tail)
 
     @rule(first=WHICH, n=st.sampled_from([1, 20, 200, 1000]), movable=st.booleans())
@@ -427,31 +438,29 @@ class ZoneMachine(Machine):
         state = self.twins.states[0]
         return state["start_pfn"] + number % state["spanned"]
 
-    @rule(block=st.integers(0, 6), cma=st.booleans(), check=st.booleans(), by=st.sampled_from([None, 0, 1]))
-    def isolate(self, block, cma, check, by):
-        pfn = self.any_pfn(block * BLOCK)
-        self.twins.do("isolate", pfn, cma=cma, check=check, by=None if by is None else self.online(by))
-
-    @rule(block=st.integers(0, 6), by=st.sampled_from([None, 0, 1]))
-    def unisolate(self, block, by):
-        self.twins.do("unisolate", self.any_pfn(block * BLOCK), by=None if by is None else self.online(by))
-
-    @rule(force=st.booleans(), mt=TYPES)
-    def unreserve(self, force, mt):
-        self.twins.do("unreserve", force=force, migratetype=mt)
-
-    @rule(flags=st.integers(0, 7))
-    def zone_flags(self, flags):
-        self.twins.do("__setattr__", "flags", flags)
+    @rule(block=st.integers(0, 6), undo=st.booleans(), cma=st.booleans(), check=st.booleans(), by=CPU)
+    def isolate(self, block, undo, cma, check, by):
+        pfn, by = self.any_pfn(block * BLOCK), self.online(by) if by else None
+        if undo:
+            self.twins.do("unisolate", pfn, by=by)
+        else:
+            self.twins.do("isolate", pfn, cma=cma, check=check, by=by)
 
     @rule(
+        what=st.integers(0, 2),
+        flags=st.sampled_from([0, 1, 2, 4, 7]),
         order=st.integers(0, 10),
         mark=st.sampled_from([0, 10, 100, 500, 1000, 2000]),
         aflags=st.integers(0, 0x3FF),
         hz=st.integers(0, 4),
     )
-    def watermark_ok(self, order, mark, aflags, hz):
-        self.twins.do("watermark_ok", order, mark, aflags, hz)
+    def rest(self, what, flags, order, mark, aflags, hz):
+        if what == 0:
+            self.twins.do("__setattr__", "flags", flags)
+        elif what == 1:
+            self.twins.do("watermark_ok", order, mark, aflags, hz)
+        else:
+            self.twins.do("unreserve", force=bool(hz % 2), migratetype=order % 3)
 
     @rule(number=st.integers(-3, 3100), what=st.integers(0, 15))
     def misuse(self, number, what):
@@ -538,7 +547,7 @@ def nodes(draw, policy):
             ]
         )
     )
-    cpus = draw(st.integers(1, 3))
+    cpus = draw(st.sampled_from([2, 1, 3]))
     states, freed = [], []
     for number, name in enumerate(kinds):
         state = draw(worn_states(first_pfn=number * 4096, blocks=draw(st.integers(2, 3)), cpus=cpus))

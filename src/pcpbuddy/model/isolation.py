@@ -82,11 +82,11 @@ class Isolation:
 
     def _unmovable(self, index: int, cma: bool) -> bool:
         """
-        Whether the block holds pages that cannot be moved away: holes, and allocations that are not movable.
+        Whether the block holds pages that cannot be moved away: holes, allocations that are not movable, C pages.
         """
         m = self._memory
-        if m.blocks[index].type == CMA:
-            return not cma  # a CMA allocation may isolate a C block whatever is in it
+        if m.blocks[index].type == CMA and not cma:
+            return True
         pfn = m.block_pfn(index)
         end = pfn + PAGEBLOCK_PAGES
         deferred = {page for head, order in m.deferred for page in range(head, head + (1 << order))}

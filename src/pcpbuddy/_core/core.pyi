@@ -1,0 +1,291 @@
+"""
+The compiled core's faces: what each method takes, returns and raises.
+
+Page frames are absolute pfns. ``cpu`` executes an operation; ``by`` names another executing CPU
+where the work concerns a CPU that may be off-line. Rule numbers are those of docs/reference.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from ..config import Policy
+
+class Zone:
+    """
+    One zone and its per-CPU lists under one policy; see ``pcpbuddy.Zone`` for the arguments.
+    """
+
+    policy: Policy
+    name: str
+    flags: int
+    """Zone flags: 1 BOOSTED_WATERMARK, 2 RECLAIM_ACTIVE, 4 BELOW_HIGH. Settable."""
+
+    def __init__(
+        self,
+        pages: int,
+        *,
+        cpus: int = 1,
+        policy: str | Policy = "fixed",
+        cma_pages: int = 0,
+        start_pfn: int = 0,
+        zone_index: int = 0,
+        name: str = "Normal",
+        batch: int | None = None,
+        high_min: int | None = None,
+        high_max: int | None = None,
+        stat_threshold: int | None = None,
+        watermark: Sequence[int] | None = None,
+        llc_pages: int = 512,
+    ) -> None: ...
+    @property
+    def cpus(self) -> int: ...
+    @property
+    def pages(self) -> int: ...
+    @property
+    def managed(self) -> int: ...
+    @property
+    def start_pfn(self) -> int: ...
+    @property
+    def zone_index(self) -> int: ...
+    @property
+    def meta_bytes(self) -> int: ...
+    def alloc(self, order: int = 0, migratetype: int = 1, cpu: int = 0, aflags: int = -1) -> int:
+        """
+        Allocate 2^order pages (B-60, P-31). Returns the first pfn.
+
+        aflags: allocation flags (baseline 1.13); -1: WMARK_LOW, and CMA for movable requests. No
+        watermark is tested here; that is the node's.
+        Raises UsageError (order 0..10, migratetype 0..2, cpu), CpuOffline, OutOfPages.
+        """
+
+    def free(self, pfn: int, cpu: int = 0, order: int = -1, irq: bool = False, nolock: bool = False) -> None:
+        """
+        Free an allocation by its first pfn (B-80, P-40). order: -1, or the order it was taken with.
+
+        irq: from interrupt context, which never waits for another CPU's PCP lock (P-42).
+        nolock: B-92, never waits at all. Raises BadFree, UsageError, CpuOffline.
+        """
+
+    def alloc_bulk(self, n: int, migratetype: int = 1, cpu: int = 0) -> list[int]:
+        """
+        Up to n single pages (B-93); an empty list when there is none.
+        """
+
+    def free_batch(self, pfns: Iterable[int], cpu: int = 0) -> None:
+        """
+        Free allocations in groups of 31 folios (B-91, P-47).
+        """
+
+    def free_contig(self, pfn: int, n: int, cpu: int = 0) -> None:
+        """
+        Free n single pages that lie side by side, in the largest aligned pieces (B-94).
+        """
+
+    def split(self, pfn: int) -> None:
+        """
+        An allocation of order o becomes 2^o of order 0, as the kernel's split_page does.
+        """
+
+    def take(self, order: int, migratetype: int, aflags: int = 1, cpu: int = 0) -> int: ...
+    def free_direct(self, pfn: int, cpu: int = 0, to_tail: bool = False) -> None: ...
+    def set_movable(self, pfn: int, movable: bool = True) -> None:
+        """
+        Say that an allocation is on an LRU list or migratable: an input of claims (B-46) and isolation.
+        """
+
+    def drain(self, cpu: int | None = None, n: int | None = None, start: int = 0, by: int | None = None) -> None:
+        """
+        Drain all PCPs, one CPU's, or about n pages of one CPU's from type ``start`` on (B-100, P-60).
+        """
+
+    def tick(self, cpu: int = 0) -> None:
+        """
+        The vmstat tick of a CPU: fold, decay, expiry (B-101 to B-103).
+        """
+
+    def fold(self, cpu: int = 0) -> None:
+        """
+        A CPU's counter deltas into the globals (B-17).
+        """
+
+    def decay(self, cpu: int = 0) -> None:
+        """
+        Lower ``high`` and drain what exceeds it (B-102).
+        """
+
+    def offline(self, cpu: int) -> None:
+        """
+        Drain, fold and disown a CPU (B-105, P-85). Raises CpuOffline for the last one.
+        """
+
+    def online(self, cpu: int) -> None: ...
+    def isolate(self, pfn: int, cma: bool = False, check: bool = True, by: int | None = None) -> bool:
+        """
+        Isolate the pageblock of pfn (B-110). False: refused. check=False ignores unmovable pages.
+        """
+
+    def unisolate(self, pfn: int, by: int | None = None) -> bool:
+        """
+        Undo an isolation (B-111). False: it was not isolated.
+        """
+
+    def unreserve(self, force: bool = False, migratetype: int = 1, by: int | None = None) -> bool:
+        """
+        Give back one high-atomic block (B-71). False: there was none to give.
+        """
+
+    def watermark_ok(self, order: int, mark: int, aflags: int = 0, hz: int = 0) -> bool:
+        """
+        B-73 with the visible counters.
+        """
+
+    def fail_trylocks(self, mask: int) -> None:
+        """
+        For the next operation: its k-th trylock fails if bit k is set.
+        """
+
+    def check(self) -> None:
+        """
+        Verify the invariants of rfc.md section 14 and the accounting. Raises Corruption.
+        """
+
+    def counters(self, cpu: int | None = None) -> dict[str, int]:
+        """
+        What was counted (P-111), of one CPU or summed.
+        """
+
+    def census(self) -> dict[str, Any]:
+        """
+        What is there now: nr_free (11 x 6 chunks), blocks_by_type, blocks_mixed, parked, allocated, owned.
+        """
+
+    def walk_lengths(self) -> Any:
+        """
+        Histogram (64,) of owned_blocks walk lengths in blocks; the last bin is 63 and more.
+        """
+
+    def cma_by_phase(self) -> Any:
+        """
+        Pages that movable refills obtained: (4, 2, 2), [phase][the 50 % rule said CMA][page is CMA].
+        """
+
+    def trace(self, capacity: int = 65536) -> None:
+        """
+        Switch the event ring on, empty, for at least ``capacity`` events; 0 switches it off.
+        """
+
+    @property
+    def events_lost(self) -> int: ...
+    def events(self) -> list[tuple[Any, ...]]:
+        """
+        Events, oldest first: (name, cpu, pfn, ...) in the order of the kernel's fields (section 17, P-110).
+        """
+
+    def snapshot(self) -> bytes:
+        """
+        The whole state as bytes; equal states of one history are equal bytes.
+        """
+
+    def restore(self, snapshot: bytes) -> None: ...
+    def summary(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """
+        The whole state as plain objects: lists in order, blocks, PCPs, allocations.
+        """
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], policy: str | Policy = "fixed") -> Self: ...
+
+class Node:
+    """
+    Several zones of one node; see ``pcpbuddy.Node``.
+    """
+
+    zones: list[Zone]
+    zone_class: ClassVar[type[Zone]]
+
+    def __init__(self, zones: Iterable[Zone]) -> None: ...
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], policy: str | Policy = "fixed") -> Self: ...
+    @property
+    def cpus(self) -> int: ...
+    def alloc(self, order: int = 0, gfp: int = 0x100CCA, cpu: int = 0) -> int:
+        """
+        Allocate as the kernel's entry point does: zone, type and flags from gfp (B-25 to B-29, B-75, B-76).
+
+        Nothing is reclaimed here; where the kernel would, the drain and unreserve that follow still happen.
+        Raises UsageError, CpuOffline, OutOfPages.
+        """
+
+    def alloc_bulk(self, n: int, gfp: int = 0x100CCA, cpu: int = 0) -> list[int]: ...
+    def free(self, pfn: int, cpu: int = 0, order: int = -1, irq: bool = False, nolock: bool = False) -> None: ...
+    def free_contig(self, pfn: int, n: int, cpu: int = 0) -> None: ...
+    def free_batch(self, pfns: Iterable[int], cpu: int = 0) -> None: ...
+    def split(self, pfn: int) -> None: ...
+    def drain(self, cpu: int | None = None, by: int | None = None) -> None: ...
+    def tick(self, cpu: int = 0) -> None: ...
+    def fold(self, cpu: int = 0) -> None: ...
+    def decay(self, cpu: int = 0) -> None: ...
+    def offline(self, cpu: int) -> None: ...
+    def online(self, cpu: int) -> None: ...
+    def check(self) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+
+class Operation:
+    """
+    One operation, lock by lock, for drivers in tests (decision 0001).
+    """
+
+    zone: Zone
+
+    @staticmethod
+    def alloc(zone: Zone, order: int = 0, migratetype: int = 1, cpu: int = 0, aflags: int = -1) -> Operation: ...
+    @staticmethod
+    def free(zone: Zone, pfn: int, cpu: int = 0, irq: bool = False) -> Operation: ...
+    @staticmethod
+    def drain(zone: Zone, target: int, cpu: int = 0) -> Operation: ...
+    def step(self, got: bool = True) -> tuple[str, tuple[Any, ...]] | None:
+        """
+        Go to the next lock action: ("lock" | "try" | "unlock", ("pcp", cpu) | ("zone",)); None: done.
+
+        got answers the trylock that the last step returned.
+        """
+
+    @property
+    def pfn(self) -> int | None: ...
+
+class HandleReplay:
+    """
+    Replay requests in handle mode (docs/reference/replay.md section 2).
+    """
+
+    node: Node
+
+    def __init__(self, node: Node, nr_handles: int) -> None: ...
+    def run(self, requests: Any) -> None:
+        """
+        Replay a contiguous slice of requests.REQUEST rows; releases the GIL. Raises UsageError before it starts.
+        """
+
+    def result(self) -> dict[str, int]: ...
+
+def bench(zone: Zone, what: str, n: int, cpu: int = 0) -> int: ...
+def pcp_sizing(managed: int, cpus: int, low: int, fraction: int = 0) -> tuple[int, int, int]:
+    """
+    B-12 and B-13: (batch, high_min, high_max).
+    """
+
+def stat_threshold(managed: int, cpus: int) -> int:
+    """
+    B-16.
+    """
+
+def min_free_kbytes(lowmem_kbytes: int) -> int:
+    """
+    B-20, before the raise for transparent huge pages.
+    """
+
+def watermarks(managed: int, lowmem_pages: int, min_free_kbytes: int) -> tuple[int, int, int, int]:
+    """
+    B-20: (min, low, high, promo) in pages.
+    """

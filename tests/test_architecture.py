@@ -1,0 +1,121 @@
+"""
+The laws of the house that a test can hold: imports run one way (L7), and what importing costs.
+"""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pcpbuddy
+
+SOURCE = Path(__file__).parent.parent / "src" / "pcpbuddy"
+
+# A module may import from lower layers only. The model and the core share nothing above layer 0.
+LAYERS = [
+    {"errors", "names"},
+    {"config", "requests"},
+    {"model", "_core"},
+    {"procfs", "recording", "workload"},
+    {"zone"},
+    {"metrics"},
+    {"comparison"},
+    {"report"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def modules():
+    return sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py" or path.parent != SOURCE)
+
+
+def room(path):
+    """
+    The top-level module or package that a file belongs to.
+    """
+    parts = path.relative_to(SOURCE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imported_rooms(path):
+    """
+    Rooms of the package that a file imports, in functions and under TYPE_CHECKING too.
+    """
+    package = ["pcpbuddy", *path.relative_to(SOURCE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            targets = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            targets = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            if target[0] == "pcpbuddy" and len(target) > 1 and (target[1] in LEVEL):
+                yield target[1]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_one_way(path):
+    here = room(path)
+    assert here in LEVEL, f"{here} has no layer: give it one in {__file__}"
+    for there in imported_rooms(path):
+        assert there == here or LEVEL[there] < LEVEL[here], f"{here} imports {there}, which is not below it"
+
+
+def test_the_compiled_core_imports_nothing_but_layers_below():
+    text = (SOURCE / "_core" / "core.pyx").read_text() + "".join(p.read_text() for p in (SOURCE / "_core").glob("*.pxi"))
+    assert set(re.findall(r"^from \.\.(\w+) import", text, re.MULTILINE)) <= {"config", "errors", "names"}
+
+
+def test_cimports_name_the_module_so_that_edits_rebuild():
+    """
+    ``from . cimport m`` leaves m.pxd out of the dependency file.
+    """
+    for path in (SOURCE / "_core").glob("*.p*"):
+        assert not re.search(r"^from \. cimport", path.read_text(), re.MULTILINE), path
+
+
+def test_model_and_core_share_no_code():
+    for path in (SOURCE / "model").glob("*.py"):
+        assert set(imported_rooms(path)) <= {"model", "errors", "names", "config"}
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_is_light():
+    """
+    ``import pcpbuddy`` loads none of NumPy, pyarrow, rich, nor the core; a Zone loads no more than the core.
+    """
+    heavy = "{'numpy', 'pyarrow', 'rich', 'hypothesis'} & set(sys.modules)"
+    assert run(f"import sys, pcpbuddy; print({heavy} or [m for m in sys.modules if m.startswith('pcpbuddy.')])") == "[]\n"
+    assert run(f"import sys, pcpbuddy; pcpbuddy.Zone(512).alloc(); print({heavy})") == "set()\n"
+
+
+def test_exports():
+    assert pcpbuddy.__all__ == sorted(pcpbuddy.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
+    for name in pcpbuddy.__all__:
+        assert getattr(pcpbuddy, name).__class__ is not None
+    assert set(pcpbuddy.__all__) <= set(dir(pcpbuddy))
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = pcpbuddy.no_such_thing
+
+
+def test_pxd_files_are_installed():
+    """
+    Others can cimport and inline the core.
+    """
+    installed = [str(path) for path in importlib.metadata.files("pcpbuddy")]
+    if any("editable" in path for path in installed):
+        pytest.skip("an editable install reads the .pxd files from src")
+    for path in (SOURCE / "_core").glob("*.pxd"):
+        assert f"pcpbuddy/_core/{path.name}" in installed
+    assert "pcpbuddy/py.typed" in installed
