@@ -143,6 +143,9 @@ def worn_states(draw, first_pfn=None, blocks=None, cpus=None):
     # A state's blocks begin at start_pfn rounded down to the largest order (contract of from_state).
     missing = (start - base) // 1024 * 2
     del state["blocks"][:missing]
+    for block in (0, -1):  # a block that the zone has only in part is never reserved (B-70)
+        if state["blocks"][block][0] == H:
+            state["blocks"][block][0] = M
     state["nr_reserved_highatomic"] = BLOCK * sum(block[0] == H for block in state["blocks"])
     for pcp in state["pcp"]:
         pcp["remote_node"] = draw(st.sampled_from([0, 0, 1]))

@@ -96,7 +96,7 @@ cdef inline idx alloc_local(Zone *z, int cpu, const int o, int T, int aflags, co
     return i
 
 cdef inline idx alloc(Zone *z, int cpu, int o, int T, int aflags, const int locks) noexcept nogil:
-    """B-60. The literal order 0 saves a sixth of the hot path's instructions (decision 0001)."""
+    """B-60. Order 0 is a literal on its way through: an eighth fewer instructions (decision 0001)."""
     cdef Op op
     cdef idx i
     cdef bint got = False

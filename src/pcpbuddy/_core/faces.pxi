@@ -351,25 +351,52 @@ cdef uint64_t first_bad_request(Replay *r, Request *q, uint64_t n, int cpus) noe
 
 # -- bench: the hot pair for instruction counts --------------------------------------------------------------------
 
+cdef void pairs_unlocked(CZone *z, int cpu, uint64_t n) noexcept nogil:
+    cdef uint64_t k
+    for k in range(n):
+        free_page(z, cpu, alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, NO_LOCKS), 0, NO_LOCKS)
+
+cdef void pairs_spinning(CZone *z, int cpu, uint64_t n) noexcept nogil:
+    cdef uint64_t k
+    for k in range(n):
+        free_page(z, cpu, alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, SPIN), 0, SPIN)
+
+cdef void pairs_stepped(CZone *z, int cpu, uint64_t n) noexcept nogil:
+    cdef Op op
+    cdef idx i
+    cdef uint64_t k
+    for k in range(n):
+        begin(&op, A_START, False, cpu)
+        op.order = 0
+        op.type = MOVABLE
+        op.aflags = WMARK_LOW | USE_CMA
+        run_spinning(z, &op)
+        i = op.page
+        begin(&op, F_PREPARE, False, cpu)
+        op.page = i
+        op.pages = &op.page
+        op.nr = 1
+        run_spinning(z, &op)
+
 def bench(Zone zone, str what, uint64_t n, int cpu=0):
     """
-    n times alloc + free of one page on one CPU (what: "pair" without locks, "spin" under real spin locks,
-    "none": the empty loop). Returns nanoseconds. For bench/ and callgrind.
+    n times alloc + free of one page on one CPU. Returns nanoseconds. For bench/ and callgrind.
+
+    what: "pair" without locks, "spin" under real spin locks, "steps" the same without the short cuts of
+    driver.pxd (every lock action is a return of `step`), "none" nothing.
     """
     import time
-    cdef uint64_t k
-    cdef idx i
     cdef CZone *z = &zone.z
-    cdef int kind = {"none": 0, "pair": 1, "spin": 2}[what]
+    cdef int kind = {"none": 0, "pair": 1, "spin": 2, "steps": 3}[what]
     start = time.perf_counter_ns()
     with nogil:
         if kind == 1:
-            for k in range(n):
-                free_page(z, cpu, alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, NO_LOCKS), 0, NO_LOCKS)
-        elif kind == 2:
+            pairs_unlocked(z, cpu, n)
+        elif kind > 1:
             z.run = run_spinning
-            for k in range(n):
-                i = alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, SPIN)
-                free_page(z, cpu, i, 0, SPIN)
+            if kind == 2:
+                pairs_spinning(z, cpu, n)
+            else:
+                pairs_stepped(z, cpu, n)
             z.run = run_unlocked
     return time.perf_counter_ns() - start

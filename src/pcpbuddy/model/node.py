@@ -210,9 +210,9 @@ class Node:
         mt, hz = request_type(gfp), highest_zone(gfp)
         self.zones[0]._check_count(n)
         self.zones[0]._check_request(0, mt, cpu)
-        zonelist = self._zonelist(hz)
         self._begin(cpu)
         try:
+            zonelist = self._zonelist(hz)
             for zone in zonelist:
                 m = zone._memory
                 if watermark_fast(m, 0, wmark_pages(m, WMARK_LOW) + n, default_aflags(mt), hz):
