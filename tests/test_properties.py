@@ -143,9 +143,10 @@ def worn_states(draw, first_pfn=None, blocks=None, cpus=None):
     # A state's blocks begin at start_pfn rounded down to the largest order (contract of from_state).
     missing = (start - base) // 1024 * 2
     del state["blocks"][:missing]
-    for block in (0, -1):  # a block that the zone has only in part is never reserved (B-70)
-        if state["blocks"][block][0] == H:
-            state["blocks"][block][0] = M
+    for number, block in enumerate(state["blocks"], missing):
+        pfn = base + number * BLOCK
+        if block[0] == H and not start <= pfn <= end - BLOCK:
+            block[0] = M  # a block that the zone has only in part is never reserved (B-70)
     state["nr_reserved_highatomic"] = BLOCK * sum(block[0] == H for block in state["blocks"])
     for pcp in state["pcp"]:
         pcp["remote_node"] = draw(st.sampled_from([0, 0, 1]))
@@ -417,7 +418,8 @@ class ZoneMachine(Machine):
         pfns = self.live(first, 1, n)
         if take:
             aflags = data.draw(alloc_flags(mt), "aflags")
-            self.twins.do("take", order, mt, aflags=1 if aflags < 0 else aflags, cpu=self.online(cpu))
+            aflags = names.WMARK_LOW if aflags < 0 else aflags & ~names.ALLOC_KSWAPD  # that is B-60's
+            self.twins.do("take", order, mt, aflags=aflags, cpu=self.online(cpu))
         elif pfns:
             self.twins.do("free_direct", each=pfns, cpu=self.online(cpu), to_tail=to_tail)
 

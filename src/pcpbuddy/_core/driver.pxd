@@ -18,6 +18,7 @@ from .pcp cimport commit, list_index, list_type, pcp_order, take_away
 cdef enum:
     NO_LOCKS = 0
     SPIN = 1
+    UNTRIED = -2
 
 
 cdef inline bint try_spin(uint32_t *lock) noexcept nogil:
@@ -137,27 +138,27 @@ cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int locks) 
     cdef Block *b = block_of(z, i)
     cdef int o = word_order(word_of(z, i))
     cdef int owner = load16(&b.owner)
-    cdef int n = -1
+    cdef int n = UNTRIED
     cdef bint got = False
-    if likely(flags == 0 and load8(&b.eff) != ISOLATE and (owner == 0 or owner == cpu + 1) and pcp_order(o)):
+    if likely(flags == 0 and load8(&b.eff) != ISOLATE and (owner == 0 or owner == cpu + 1)):
         if likely(o == 0):
             n = free_local(z, cpu, i, 0, b, locks, &got)
-        else:
+        elif pcp_order(o):
             n = free_local(z, cpu, i, o, b, locks, &got)
         if likely(n == 0):
             return
-        begin(&op, F_TRIED, got, cpu)
+    begin(&op, F_PREPARE, False, cpu)
+    op.flags = <unsigned char>flags
+    op.page = i
+    op.pages = &op.page
+    op.nr = 1
+    if n != UNTRIED:
+        op.at = F_TRIED
+        op.flags = OP_PREPARED
+        op.end = 1
         if got:
             op.n = n
             op.k = 1
             op.held = True
             drain_begin(z, &op, o, list_type(load8(&b.eff)))
-        op.end = 1
-        op.flags = OP_PREPARED
-    else:
-        begin(&op, F_PREPARE, False, cpu)
-        op.flags = <unsigned char>flags
-    op.page = i
-    op.pages = &op.page
-    op.nr = 1
     z.run(z, &op)
