@@ -13,8 +13,8 @@ CORE_TESTS := tests/test_vectors.py tests/test_rules.py tests/test_operations.py
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/lab
-	@echo '$$ pcpbuddy compare recordings/exits-cut-4c --policy mainline,fixed'
-	@$(VENV)/bin/pcpbuddy compare recordings/exits-cut-4c --policy mainline,fixed
+	@echo '$$ pcpbuddy compare recordings/affinity-cut-4c --policy mainline,fixed'
+	@$(VENV)/bin/pcpbuddy compare recordings/affinity-cut-4c --policy mainline,fixed
 
 test: test-main test-others
 
