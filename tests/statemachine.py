@@ -9,7 +9,6 @@ that needs nothing but pcpbuddy and shows the difference again.
 import importlib
 from typing import NamedTuple
 
-import pcpbuddy
 from pcpbuddy.config import SWITCHES, Policy
 from pcpbuddy.errors import PcpBuddyError
 
@@ -356,13 +355,15 @@ for number, operation in enumerate(OPERATIONS):
         for target, snapshots in zip(pair, kept[0]):
             for zone, snapshot in zip(zones_of(target), snapshots):
                 zone.restore(snapshot)
-        assert [[zone.state() for zone in zones_of(target)] for target in pair] == kept[1], f"operation {number}: restore"
+        states = [[zone.state() for zone in zones_of(target)] for target in pair]
+        assert states == kept[1], f"operation {number}: restore"
     elif operation == "reload":
         pair = [type(target).from_state(whole_state(target), policy=p) for target, p in zip(pair, POLICIES)]
         for target in pair:
             for zone in zones_of(target):
                 zone.trace()
-        assert [[zone.state() for zone in zones_of(target)] for target in pair] == before, f"operation {number}: reload"
+        states = [[zone.state() for zone in zones_of(target)] for target in pair]
+        assert states == before, f"operation {number}: reload"
     else:
         results = [call(operation, target) for target in pair]
     assert results[0] == results[1], f"operation {number}: {results[0]} and {results[1]}"
@@ -485,6 +486,3 @@ def _allocations(allocated):
                 continue
         runs.append(([pfn], value))
     return "{" + ", ".join(f"**dict.fromkeys({_numbers(pfns)}, {value!r})" for pfns, value in runs) + "}"
-
-
-assert pcpbuddy  # the scripts' only import besides the model

@@ -20,6 +20,7 @@ from .buddy cimport visible, zone_link
 from .check cimport Fault, check as check_state
 from .driver cimport NO_LOCKS, SPIN, alloc as alloc_page, begin, free_page, perform
 from .events cimport E_FREE, NO_PFN, emit
+from .fallback cimport worth_unreserving
 from .calls cimport (
     bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, lowest_online, offline_cpu, online_cpu, split_page, tick,
 )
@@ -411,7 +412,7 @@ cdef class Zone:
         cdef int executing
         if not 0 <= start < 3:
             raise UsageError(f"start {start}: a drain starts at type 0, 1 or 2")
-        if cpu is not None:
+        if cpu is not None and not 0 <= cpu < self.z.s.cpus:
             self.need_cpu(cpu)
         executing = self.executing(by, -1 if cpu is None else cpu)
         if cpu is None:
@@ -477,7 +478,9 @@ cdef class Zone:
 
     def unreserve(self, bint force=False, int migratetype=1, by=None):
         self.bad_request(0, migratetype, self.executing(by, -1))
-        return bool(self.zone_section(Z_UNRESERVE, 0, force, migratetype, self.executing(by, -1)))
+        if not worth_unreserving(&self.z, force):
+            return False
+        return bool(self.zone_section(Z_UNRESERVE, 0, 0, migratetype, self.executing(by, -1)))
 
     def watermark_ok(self, int order, int64_t mark, int aflags=0, int hz=0):
         self.bad_request(order, 0, lowest_online(&self.z))

@@ -174,11 +174,15 @@ cdef inline int64_t reserve_limit(Zone *z) noexcept nogil:
         return 0
     return (percent + PB_PAGES - 1) // PB_PAGES * PB_PAGES
 
+cdef inline bint reserve_has_room(Zone *z) noexcept nogil:
+    """B-70: looked at before the lock, and again under it."""
+    return z.s.nr_reserved_highatomic < reserve_limit(z)
+
 cdef inline void reserve(Zone *z, int cpu, idx i, int o) noexcept nogil:
     """B-70: the block of a page that a high-atomic request got becomes high-atomic."""
     cdef int T = block_type(z, i)
     cdef int k
-    if z.s.nr_reserved_highatomic >= reserve_limit(z) or not mergeable(T):
+    if not reserve_has_room(z) or not mergeable(T):
         return
     if o < PB:
         if block_of(z, i).flags & STRADDLES:
@@ -191,14 +195,16 @@ cdef inline void reserve(Zone *z, int cpu, idx i, int o) noexcept nogil:
         retype(z, i + k * PB_PAGES, HIGHATOMIC)
     z.s.nr_reserved_highatomic += 1 << o
 
-cdef inline bint unreserve(Zone *z, int cpu, int T, bint force) noexcept nogil:
-    """B-71 for one zone: one block per call."""
+cdef inline bint worth_unreserving(Zone *z, bint force) noexcept nogil:
+    """B-71, before the lock."""
+    return force or z.s.nr_reserved_highatomic > PB_PAGES
+
+cdef inline bint unreserve(Zone *z, int cpu, int T) noexcept nogil:
+    """B-71 for one zone whose reserve is worth it: one block per call."""
     cdef int o
     cdef int k
     cdef idx i
     cdef int moved
-    if z.s.nr_reserved_highatomic <= (0 if force else PB_PAGES):
-        return False
     for o in range(MAX_ORDER + 1):
         i = first(z, o, HIGHATOMIC)
         if not i:

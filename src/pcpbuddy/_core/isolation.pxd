@@ -3,7 +3,7 @@
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
 from .ownership cimport BY_ISOLATE, disown
 from .page cimport (
-    ALLOC, CMA, DEFERRED, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, Block, Zone, block_number, block_of, idx,
+    ALLOC, CMA, DEFERRED, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, STRADDLES, Block, Zone, block_number, block_of, idx,
     word_of, word_order,
 )
 from .atomic cimport store8
@@ -33,7 +33,7 @@ cdef inline bint isolate_block(Zone *z, int cpu, idx i, bint for_cma, bint check
     cdef idx big = i & ~((<idx>1 << MAX_ORDER) - 1)
     cdef Block *b = block_of(z, start)
     cdef int T
-    if b.eff == ISOLATE or check and has_unmovable(z, start, for_cma):
+    if b.eff == ISOLATE or b.flags & STRADDLES or check and has_unmovable(z, start, for_cma):
         return False
     disown(z, block_number(z, start), BY_ISOLATE)
     if is_free_chunk(z, big, MAX_ORDER):

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from .calls cimport bulk, bulk_watermark_ok, drain_all, lowest_online
 from .driver cimport NO_LOCKS, alloc, begin
+from .fallback cimport worth_unreserving
 from .ops cimport Op, Z_START, Z_UNRESERVE
 from .page cimport (
     BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC, WMARK_LOW,
@@ -105,9 +106,8 @@ cdef inline bint unreserve_all(NodeRef *node, int first, int T, int cpu, bint fo
     while k >= 0:
         begin(&op, Z_START, False, cpu)
         op.section = Z_UNRESERVE
-        op.flags = force
         op.type = <unsigned char>T
-        if node.zones[k].s.nr_reserved_highatomic > (0 if force else 512):
+        if worth_unreserving(node.zones[k], force):
             node.zones[k].run(node.zones[k], &op)
             if op.result:
                 return True

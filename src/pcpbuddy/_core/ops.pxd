@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
 from .atomic cimport load16, unlikely
 from .buddy cimport split_free
 from .events cimport E_ALLOC, E_FREE, E_FREE_BATCHED, E_REMOTE_FAIL, emit, emit_other
-from .fallback cimport reserve, unreserve, zone_alloc
+from .fallback cimport reserve, reserve_has_room, unreserve, zone_alloc
 from .isolation cimport isolate_block, unisolate_block
 from .ownership cimport BY_OFFLINE, disown
 from .page cimport (
@@ -198,7 +198,7 @@ cdef inline int alloc_step(Zone *z, Op *op) noexcept nogil:
             return UNLOCK_ZONE
     if op.at == A_DIRECTED:
         op.at = A_SERVED
-        if op.page and op.aflags & USE_HIGHATOMIC and op.aflags & 3 == WMARK_MIN:
+        if op.page and op.aflags & USE_HIGHATOMIC and op.aflags & 3 == WMARK_MIN and reserve_has_room(z):
             op.at = A_RESERVE
             return LOCK_ZONE
     if op.at == A_RESERVE:
@@ -529,7 +529,7 @@ cdef inline int zone_step(Zone *z, Op *op) noexcept nogil:
         elif op.section == Z_UNISOLATE:
             op.result = unisolate_block(z, op.cpu, op.page)
         elif op.section == Z_UNRESERVE:
-            op.result = unreserve(z, op.cpu, op.type, op.flags & 1)
+            op.result = unreserve(z, op.cpu, op.type)
         else:
             disown_all(z, op.target)
         return UNLOCK_ZONE

@@ -97,7 +97,7 @@ cdef inline int phase1(Zone *z, int c, int T, int aflags, int want) noexcept nog
         if not i:
             break
         store16(&block_of(z, i).owner, <uint16_t>(c + 1))
-        emit(z, E_CLAIM, c, i, 0, T)
+        emit(z, E_CLAIM, c, i, 0, block_type(z, i))
         pcp_put(z, c, i, PB, T, MARK, True)
         obtained(z, c, 1, i, PB, T, rule)
         got += PB_PAGES

@@ -99,10 +99,18 @@ class Alloc:
         """
         m = self._memory
         nr_pages = 1 << order
-        in_cma = m.block(pfn).type == CMA
         m.allocated[pfn] = Allocation(order, mt, 0)
         m.count("allocs")
         m.count("pages_allocated", nr_pages)
+        if any(block.type == CMA for block in m.blocks):  # elsewhere a share of CMA says nothing
+            self.count_cma(pfn, nr_pages, mt)
+
+    def count_cma(self, pfn: int, nr_pages: int, mt: int) -> None:
+        """
+        P-111: the CMA share of what is handed out, of any type and of movable requests.
+        """
+        m = self._memory
+        in_cma = m.block(pfn).type == CMA
         if in_cma:
             m.count("cma_pages", nr_pages)
         if mt == MOVABLE:

@@ -113,10 +113,9 @@ class Node:
         """
         mt, hz = request_type(gfp), highest_zone(gfp)
         self.zones[0]._check_request(order, mt, cpu)
-        zonelist = self._zonelist(hz)
         self._begin(cpu)
         try:
-            return self._alloc(zonelist, order, gfp, hz, cpu)
+            return self._alloc(self._zonelist(hz), order, gfp, hz, cpu)
         finally:
             self._end()
 
