@@ -18,9 +18,9 @@ from measure import Figure, Spread
 __all__ = ["figures"]
 
 GOAL = 150.0
-FEW, MANY = 20_000, 420_000
+FEW, MANY = 20_000, 220_000
 POLICIES = ("mainline", "fixed")
-KINDS = {"spin": "real spin locks", "pair": "no locks"}
+KINDS = {"spin": "real spin locks", "pair": "no locks", "steps": "spin locks, every step"}
 
 
 def figures(folder: Path) -> Iterator[Figure]:

@@ -66,8 +66,8 @@ def verdict(figure: Figure) -> str:
         return ""
     if figure.met:
         return "met"
-    away = figure.decides.median / figure.goal - 1
-    return f"MISSED by {100 * abs(away):.0f} %"
+    away = abs(figure.decides.median / figure.goal - 1)
+    return f"MISSED by {100 * away:.{0 if away >= 0.02 else 1}f} %"
 
 
 def line(figure: Figure) -> str:
@@ -78,7 +78,7 @@ def line(figure: Figure) -> str:
     sure = figure.decides.least > 0 and figure.decides.greatest / figure.decides.least > NOISY
     remarks = [*(["noisy"] if figure.goal is not None and sure else []), *([figure.note] if figure.note else [])]
     cells = (spread(figure.value) + " " + figure.unit, spread(figure.reference), spread(figure.ratio), goal)
-    return f"  {figure.name:<30} {cells[0]:<32} {cells[1]:<22} {cells[2]:<24} {cells[3]:<8} {verdict(figure)}" + (
+    return f"  {figure.name:<32} {cells[0]:<32} {cells[1]:<22} {cells[2]:<24} {cells[3]:<8} {verdict(figure)}" + (
         f"  ({'; '.join(remarks)})" if remarks else ""
     )
 
@@ -101,7 +101,7 @@ def main() -> int:
         print(f"{name + ':':<16} {value}")
     print("\nmedian [least..greatest] of the rounds; ratios are taken round by round")
     head = ("", "measured", "reference", "ratio", "goal", "")
-    print(f"  {head[0]:<30} {head[1]:<32} {head[2]:<22} {head[3]:<24} {head[4]:<8} {head[5]}".rstrip())
+    print(f"  {head[0]:<32} {head[1]:<32} {head[2]:<22} {head[3]:<24} {head[4]:<8} {head[5]}".rstrip())
     figures = []
     group = None
     with tempfile.TemporaryDirectory(prefix="pcpbuddy-bench-") as folder:

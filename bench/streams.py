@@ -3,7 +3,7 @@ The loads of the replay benchmark: made-up streams over 32 CPUs, and recordings.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,17 @@ class Load:
     node: Callable[[config.Policy], Any]
 
 
-def loads(quick: bool) -> list[Load]:
+def loads(quick: bool) -> Iterator[Load]:
     """
     Streams of about 4 M requests (quick: 400 k), and every recording that is there.
     """
     nr = 400_000 if quick else 4_000_000
     rng = np.random.default_rng(1)
-    found = [_made_up("hand-over (S1)", _hand_over(rng, nr)), _made_up("stream (S2)", _stream(rng, nr))]
-    found.append(_made_up("own pages", _own_pages(rng, nr)))
-    return found + [_recorded(path) for path in _recordings(quick)]
+    yield _made_up("hand-over (S1)", _hand_over(rng, nr))
+    yield _made_up("stream (S2)", _stream(rng, nr))
+    yield _made_up("own pages", _own_pages(rng, nr))
+    for path in _recordings(quick):
+        yield _recorded(path)
 
 
 def _recordings(quick: bool) -> list[Path]:

@@ -331,7 +331,10 @@ def whole_state(node):
 
 _SCRIPT = """
 def seen(target):
-    return [(zone.state(), zone.counters(), [tuple(event) for event in zone.events()]) for zone in zones_of(target)]
+    found = [(zone.state(), zone.counters(), [tuple(event) for event in zone.events()]) for zone in zones_of(target)]
+    for zone in zones_of(target):
+        zone.trace()
+    return found
 
 
 def call(operation, target):

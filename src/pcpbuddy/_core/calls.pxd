@@ -17,21 +17,15 @@ from .init cimport fold
 from .watermark cimport watermark, watermark_ok
 
 
-cdef inline int bulk(Zone *z, int cpu, int n, int T, int aflags, idx *pages, bint below) noexcept nogil:
-    """B-93: n pages of order 0. `below`: no zone passed the watermark. Returns how many came."""
+cdef inline int bulk(Zone *z, int cpu, int n, int T, int aflags, idx *pages) noexcept nogil:
+    """B-93 in a zone that passed the watermark. Returns how many pages came; 0: ask for an ordinary one."""
     cdef Op op
     begin(&op, B_START, False, cpu)
-    op.order = 0
     op.type = <unsigned char>T
     op.aflags = aflags
     op.pages = pages
     op.nr = n
-    if n == 1 or below:
-        op.at = 0
     z.run(z, &op)
-    if op.k == 0 and op.page:
-        pages[0] = op.page
-        return 1
     return op.k
 
 cdef inline bint bulk_watermark_ok(Zone *z, int n, int hz, int aflags) noexcept nogil:

@@ -29,7 +29,7 @@ from .node cimport NodeRef, node_alloc, node_bulk, node_zone_of
 from .ops cimport (
     AT_END, A_START, A_ZONE, B_START, DONE, D_START, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BATCH, OP_IRQ, OP_NOLOCK,
     OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Op, Z_ISOLATE, Z_START, Z_UNISOLATE, Z_UNRESERVE, alloc_step, bulk_alloc_step,
-    drain_step, free_step, zone_step,
+    drain_step, free_step, not_served, zone_step,
 )
 from .page cimport (
     ALLOC, BLOCK_HEADS, BUDDY, Block, CMA, CPU_SHIFT, Counts, DEFERRED, Event, FREE_HIGH_BATCH, GATE_NEVER, HOLE,
@@ -296,6 +296,7 @@ cdef class Zone:
         self.done()
         if i:
             return pfn_of(&self.z, i)
+        not_served(&self.z, cpu, order, migratetype)
         raise OutOfPages(
             f"zone {self.name} has no chunk of order {order} for {MIGRATETYPE_NAMES[migratetype]} "
             f"(alloc flags {aflags:#x}, {visible(&self.z, NR_FREE)} pages free)"
@@ -323,7 +324,14 @@ cdef class Zone:
         if pages is NULL:
             raise MemoryError()
         try:
-            k = bulk(z, cpu, n, migratetype, aflags, pages, not bulk_watermark_ok(z, n, z.s.zone_index, aflags))
+            k = 0
+            if n > 1 and bulk_watermark_ok(z, n, z.s.zone_index, aflags):
+                k = bulk(z, cpu, n, migratetype, aflags, pages)
+            if k == 0:
+                pages[0] = alloc_page(z, cpu, 0, migratetype, aflags, NO_LOCKS)
+                k = pages[0] != 0
+            if k == 0:
+                not_served(z, cpu, 0, migratetype)
             self.done()
             return [pfn_of(z, pages[i]) for i in range(k)]
         finally:
@@ -388,6 +396,7 @@ cdef class Zone:
         self.z.run(&self.z, &op)
         self.done()
         if not op.page:
+            not_served(&self.z, cpu, order, migratetype)
             raise OutOfPages(f"zone {self.name} has no chunk of order {order} for {MIGRATETYPE_NAMES[migratetype]}")
         return pfn_of(&self.z, op.page)
 

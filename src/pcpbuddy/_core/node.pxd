@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from .calls cimport bulk, bulk_watermark_ok, drain_all, lowest_online
 from .driver cimport NO_LOCKS, alloc, begin
 from .fallback cimport worth_unreserving
-from .ops cimport Op, Z_START, Z_UNRESERVE
+from .ops cimport Op, Z_START, Z_UNRESERVE, not_served
 from .page cimport (
     BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC, WMARK_LOW,
     WMARK_MIN, Zone, idx,
@@ -114,29 +114,17 @@ cdef inline bint unreserve_all(NodeRef *node, int first, int T, int cpu, bint fo
         k -= 1
     return False
 
-cdef inline idx node_alloc(NodeRef *node, int o, int gfp, int cpu, int *where) noexcept nogil:
+cdef inline idx slow_path(NodeRef *node, int first, int highest, int o, int gfp, int cpu, int *where) noexcept nogil:
     """
-    B-28, B-75, B-76, and the part of the slow path that touches free lists (section 9).
+    The part of the slow path that touches free lists (section 9).
 
     There is no reclaim here: where the kernel would reclaim, the drain and the unreserve that
     follow it still happen, once without and once with force.
     """
     cdef int T = gfp_type(gfp)
-    cdef int highest = gfp_zone(gfp)
-    cdef int first = preferred(node, highest)
-    cdef int aflags
+    cdef int aflags = slow_flags(o, gfp)
     cdef int k
-    cdef idx i
-    if first < 0:
-        return 0
-    aflags = fast_flags(node, first, o, gfp)
-    i = walk(node, first, highest, o, T, aflags, cpu, where)
-    if not i and aflags & NOFRAGMENT:
-        i = walk(node, first, highest, o, T, aflags & ~NOFRAGMENT, cpu, where)
-    if i:
-        return i
-    aflags = slow_flags(o, gfp)
-    i = walk(node, first, highest, o, T, aflags, cpu, where)
+    cdef idx i = walk(node, first, highest, o, T, aflags, cpu, where)
     if i or not gfp & GFP_DIRECT_RECLAIM:
         return i
     unreserve_all(node, first, T, cpu, False)
@@ -145,6 +133,24 @@ cdef inline idx node_alloc(NodeRef *node, int o, int gfp, int cpu, int *where) n
     i = walk(node, first, highest, o, T, aflags, cpu, where)
     if not i and unreserve_all(node, first, T, cpu, True):
         i = walk(node, first, highest, o, T, aflags, cpu, where)
+    return i
+
+cdef inline idx node_alloc(NodeRef *node, int o, int gfp, int cpu, int *where) noexcept nogil:
+    """B-28, B-75, B-76, then the slow path."""
+    cdef int highest = gfp_zone(gfp)
+    cdef int first = preferred(node, highest)
+    cdef int aflags
+    cdef idx i
+    if first < 0:
+        return 0
+    aflags = fast_flags(node, first, o, gfp)
+    i = walk(node, first, highest, o, gfp_type(gfp), aflags, cpu, where)
+    if not i and aflags & NOFRAGMENT:
+        i = walk(node, first, highest, o, gfp_type(gfp), aflags & ~NOFRAGMENT, cpu, where)
+    if not i:
+        i = slow_path(node, first, highest, o, gfp, cpu, where)
+    if not i:
+        not_served(node.zones[first], cpu, o, gfp_type(gfp))
     return i
 
 cdef inline int node_bulk(NodeRef *node, int n, int gfp, int cpu, idx *pages, int *where) noexcept nogil:
@@ -156,9 +162,11 @@ cdef inline int node_bulk(NodeRef *node, int n, int gfp, int cpu, idx *pages, in
     cdef int got
     while n > 1 and k >= 0:
         if bulk_watermark_ok(node.zones[k], n, highest, aflags):
-            got = bulk(node.zones[k], cpu, n, T, aflags, pages, False)
+            got = bulk(node.zones[k], cpu, n, T, aflags, pages)
             where[0] = k
-            return got
+            if got:
+                return got
+            break
         k -= 1
     pages[0] = node_alloc(node, 0, gfp, cpu, where)
     return pages[0] != 0

@@ -149,10 +149,12 @@ cdef inline int served(Zone *z, Op *op) noexcept nogil:
     if op.page:
         z.counts[op.cpu].allocs_locked += op.locked
         hand_out(z, op.cpu, op.page, op.order, op.type, op.aflags)
-    else:
-        z.counts[op.cpu].allocs_failed += 1
-        emit(z, E_ALLOC, op.cpu, 0, op.order, op.type)
     return DONE
+
+cdef inline void not_served(Zone *z, int cpu, int o, int T) noexcept nogil:
+    """The request as a whole failed, whichever zones were tried."""
+    z.counts[cpu].allocs_failed += 1
+    emit(z, E_ALLOC, cpu, 0, o, T)
 
 cdef inline int alloc_step(Zone *z, Op *op) noexcept nogil:
     cdef Pcp *p = &z.pcp[op.cpu]
@@ -212,19 +214,14 @@ cdef inline int alloc_step(Zone *z, Op *op) noexcept nogil:
 # -- bulk allocation (B-93) ---------------------------------------------------------------------------
 
 cdef inline int bulk_alloc_step(Zone *z, Op *op) noexcept nogil:
-    """Fills op.pages; falls back to one ordinary allocation. free_count is not halved, no mm_page_alloc."""
+    """Fills op.pages; with none, the caller asks for one ordinary page. No mm_page_alloc, free_count not halved."""
     cdef idx i
-    if op.at == B_END:
-        return DONE
     if op.at == B_START:
         op.target = op.cpu
         op.at = B_TRIED
         return TRY_PCP
-    if op.at == B_TRIED:
-        if not op.got:
-            op.at = A_START
-            return alloc_step(z, op)
-        op.at = B_TAKE
+    if op.at == B_END or op.at == B_TRIED and not op.got:
+        return DONE
     if op.at == B_REFILL:
         z.counts[op.cpu].holds[H_REFILL] += 1
         refill(z, op.cpu, 0, op.type, op.aflags, op.n)
@@ -246,8 +243,7 @@ cdef inline int bulk_alloc_step(Zone *z, Op *op) noexcept nogil:
             op.at = B_REFILL
             op.locked = True
             return LOCK_ZONE
-    op.at = B_END if op.k else A_START
-    op.locked = False
+    op.at = B_END
     return UNLOCK_PCP
 
 

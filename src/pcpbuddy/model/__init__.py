@@ -1,11 +1,10 @@
 """
 The specification as a program: the allocator in the plainest Python, one concern a file.
 
-Read in this order: memory (what there is), buddy (the zone), ownership (who owns a block), pcp, refill and drain
-(per-CPU lists), alloc and free (the paths), isolation, watermark, zone and node (the faces), check (what always holds).
-Rule numbers B-n are those of docs/reference/baseline.md, P-n, T-n and I-n those of docs/reference/rfc.md.
-
-It shares no code with the compiled core, which is compared with it operation by operation.
+Each class builds on the one before: Memory (what there is), Watermark, Ownership (of pageblocks), Buddy (free lists),
+Fallback (where a run comes from), PcpLists, Refill, Drain, Paths (of requests), Isolation, and last Zone, the face.
+Node chooses between zones; check says what always holds. Rules B-n are those of docs/reference/baseline.md,
+P-n, T-n and I-n those of docs/reference/rfc.md. It shares no code with the compiled core, which is compared with it.
 """
 
 from .node import Node

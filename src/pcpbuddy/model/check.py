@@ -4,217 +4,141 @@ The invariants of rfc.md section 14 that one state can show, and the accounting 
 
 from collections.abc import Iterator
 
-from ..errors import Corruption
-from ..names import (
-    CMA,
-    HIGHATOMIC,
-    ISOLATE,
-    MAX_PAGE_ORDER,
-    NR_MIGRATETYPES,
-    NR_ORDERS,
-    PAGEBLOCK_ORDER,
-    PAGEBLOCK_PAGES,
-)
-from .memory import NOBODY, NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, Chunk, Entry, Memory, Pcp
-from .pcp import Layout
+from .. import names
+from .memory import NOBODY, NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, PB, Chunk, Entry, Memory
 
 
-def runs(memory: Memory) -> Iterator[tuple[int, int, str]]:
-    """
-    (pfn, order, state) of every run of pages that is somewhere (P-5).
-    """
-    for pfn, chunk in memory.chunks.items():
-        yield pfn, chunk.order, "ZONE"
-    for pfn, entry in memory.entries.items():
-        yield pfn, entry.order, f"PCP of CPU {entry.cpu}"
-    for pfn, order in memory.deferred:
-        yield pfn, order, "LLIST"
-    for pfn, allocation in memory.allocated.items():
-        yield pfn, allocation.order, "ALLOC"
+def runs(m: Memory) -> Iterator[tuple[int, int, str]]:
+    """(pfn, order, state) of every run of pages that is somewhere (P-5)."""
+    yield from ((pfn, chunk.order, "ZONE") for pfn, chunk in m.chunks.items())
+    yield from ((pfn, entry.order, f"PCP of CPU {entry.cpu}") for pfn, entry in m.entries.items())
+    yield from ((pfn, order, "LLIST") for pfn, order in m.deferred)
+    yield from ((pfn, allocation.order, "ALLOC") for pfn, allocation in m.allocated.items())
 
 
-def populated(memory: Memory) -> int:
-    """
-    Pages that are not holes. None is ever lost or made.
-    """
-    return sum(1 << order for _, order, _ in runs(memory))
+def remember(m: Memory) -> None:
+    """Note what can never change: how many pages there are, and which blocks are C."""
+    m.populated = sum(1 << order for _, order, _ in runs(m))
+    m.cma_blocks = [index for index, block in enumerate(m.blocks) if block.type == names.CMA]
 
 
-def cma_blocks(memory: Memory) -> frozenset[int]:
-    """
-    Blocks of stored type C. They stay that (I-27).
-    """
-    return frozenset(index for index, block in enumerate(memory.blocks) if block.type == CMA)
+def violations(m: Memory) -> Iterator[str]:
+    """Every broken rule, with the page or block and its state. After the first, the others may be consequences."""
+    yield from _coverage(m)
+    yield from _free_lists(m)
+    yield from _counters(m)
+    yield from _pcps(m)
+    yield from _ownership(m)
 
 
-def remember(memory: Memory) -> None:
-    """
-    Note what can never change, for later checks.
-    """
-    memory.populated = populated(memory)
-    memory.cma_blocks = cma_blocks(memory)
-
-
-def check(memory: Memory, layout: Layout) -> None:
-    """
-    Raise Corruption for the first rule that is broken.
-    """
-    _check_coverage(memory)
-    _check_free_lists(memory)
-    _check_counters(memory)
-    for cpu in range(len(memory.pcps)):
-        _check_pcp(memory, layout, cpu)
-    _check_marks(memory)
-    _check_ownership(memory)
-
-
-def _require(ok: bool, rule: str, where: str, state: str) -> None:
-    if not ok:
-        raise Corruption(f"{rule}: {where}, {state}")
-
-
-def _check_coverage(m: Memory) -> None:
-    """
-    I-1, I-2: runs are aligned, inside the zone, apart from each other, and none is missing.
-    """
-    end, last = m.start_pfn, "start of the zone"
+def _coverage(m: Memory) -> Iterator[str]:
+    end, last = m.start_pfn, "the space before the zone"
+    populated = 0
     for pfn, order, state in sorted(runs(m)):
-        where = f"pfn {pfn}"
-        highest = PAGEBLOCK_ORDER if state.startswith("PCP") else MAX_PAGE_ORDER
-        _require(0 <= order <= highest, "I-2 order out of range", where, f"{state} of order {order}")
-        _require(pfn % (1 << order) == 0, "I-2 head not aligned", where, f"{state} of order {order}")
-        _require(pfn >= end, "I-1 page in two states", where, f"{state} of order {order} begins inside {last}")
-        end = pfn + (1 << order)
-        last = f"{state} of order {order} at {pfn}"
-    _require(end <= m.end_pfn, "I-1 run outside the zone", f"pfn {end - 1}", last)
-    now = populated(m)
-    _require(now == m.populated, "I-1 pages lost or made", "zone", f"{now} pages, there were {m.populated}")
+        what = f"pfn {pfn}: {state} of order {order}"
+        if not 0 <= order <= (PB if state.startswith("PCP") else names.MAX_PAGE_ORDER) or pfn % (1 << order):
+            yield f"I-2 {what} is not aligned or too large"
+        if pfn < end:
+            yield f"I-1 {what} begins inside {last}"
+        end, last = pfn + (1 << order), what
+        populated += 1 << order
+    if end > m.end_pfn:
+        yield f"I-1 {last} reaches beyond the zone, which ends at {m.end_pfn}"
+    if populated != m.populated:
+        yield f"I-1 zone: {populated} pages are somewhere, there were {m.populated}"
 
 
-def _check_free_lists(m: Memory) -> None:
-    """
-    I-3, I-4 (lists and marks agree), I-20.
-    """
+def _free_lists(m: Memory) -> Iterator[str]:
     listed = 0
-    for order in range(NR_ORDERS):
-        for mt in range(NR_MIGRATETYPES):
-            for pfn in m.free[order][mt]:
-                where, chunk = f"pfn {pfn}", m.chunks.get(pfn)
-                on_list = f"on F[{order}][{mt}]"
-                listed += 1
-                _require(chunk == Chunk(order, mt), "I-4 list and mark differ", where, f"{on_list}, marked {chunk}")
-                for index in m.covered_blocks(pfn, order):
-                    effective = m.blocks[index].effective
-                    _require(effective == mt, "I-3 list and block type differ", where, f"{on_list}, block {effective}")
+    for order, free_lists in enumerate(m.free_area):
+        for mt, free_list in enumerate(free_lists):
+            listed += len(free_list)
+            for pfn in free_list:
+                what = f"pfn {pfn}: on F[{order}][{mt}]"
+                if m.chunks.get(pfn) != Chunk(order, mt):
+                    yield f"I-4 {what}, but marked {m.chunks.get(pfn)}"
+                if any(m.blocks[index].effective != mt for index in m.covered(pfn, order)):
+                    yield f"I-3 {what}, but its block is of type {m.type_of(pfn)}"
                 buddy = m.chunks.get(pfn ^ (1 << order))
-                unmerged = order < PAGEBLOCK_ORDER and buddy is not None and buddy.order == order
-                _require(not unmerged, "I-20 free buddies not merged", where, on_list)
-    _require(listed == len(m.chunks), "I-4 marked but on no list", "zone", f"{len(m.chunks)} marks, {listed} listed")
+                if order < PB and buddy is not None and buddy.order == order:
+                    yield f"I-20 {what}, its buddy is free too and of that order"
+    if listed != len(m.chunks):
+        yield f"I-4 zone: {listed} chunks on the lists, {len(m.chunks)} marked"
 
 
-def _check_counters(m: Memory) -> None:
-    """
-    I-4: what the counters say, differences included, is on the lists; the exact ones of 1.5 too.
-    """
-    exact = [0, 0, 0]
-    highatomic = 0
-    for chunk in m.chunks.values():
-        nr_pages = 1 << chunk.order
-        if chunk.type == ISOLATE:
-            continue
-        exact[NR_FREE] += nr_pages
-        if chunk.type == CMA:
-            exact[NR_FREE_CMA] += nr_pages
-        if chunk.type == HIGHATOMIC:
-            highatomic += nr_pages
-        if chunk.order >= PAGEBLOCK_ORDER:
-            exact[NR_FREE_BLOCKS] += nr_pages
-    for item, name in enumerate(("NR_FREE_PAGES", "NR_FREE_CMA_PAGES", "NR_FREE_PAGES_BLOCKS")):
+def _counters(m: Memory) -> Iterator[str]:
+    free = [(1 << order, order, mt) for order, mt in m.chunks.values() if mt != names.ISOLATE]
+    on_lists = {
+        NR_FREE: sum(nr for nr, _, _ in free),
+        NR_FREE_CMA: sum(nr for nr, _, mt in free if mt == names.CMA),
+        NR_FREE_BLOCKS: sum(nr for nr, order, _ in free if order >= PB),
+    }
+    for item, actual in on_lists.items():
         counted = m.stat[item] + sum(pcp.stat_diff[item] for pcp in m.pcps)
-        _require(counted == exact[item], f"I-4 {name}", "zone", f"counted {counted}, on the lists {exact[item]}")
-    state = f"counted {m.nr_free_highatomic}, on the lists {highatomic}"
-    _require(m.nr_free_highatomic == highatomic, "I-4 nr_free_highatomic", "zone", state)
-    isolated = sum(block.iso for block in m.blocks)
-    state = f"counted {m.nr_isolate_pageblock}, isolated {isolated}"
-    _require(m.nr_isolate_pageblock == isolated, "B-110 nr_isolate_pageblock", "zone", state)
-    reserved = PAGEBLOCK_PAGES * sum(block.type == HIGHATOMIC for block in m.blocks)
-    state = f"counted {m.nr_reserved_highatomic}, in H blocks {reserved}"
-    _require(m.nr_reserved_highatomic == reserved, "B-70 nr_reserved_highatomic", "zone", state)
-    changed = sorted(cma_blocks(m) ^ m.cma_blocks)
-    _require(not changed, "I-27 C block changed its type", f"blocks {changed}", "or became one")
+        if counted != actual:
+            yield f"I-4 zone counter {item}: counted {counted}, on the lists {actual}"
+    exact = {
+        "I-4 nr_free_highatomic": (m.nr_free_highatomic, sum(nr for nr, _, mt in free if mt == names.HIGHATOMIC)),
+        "B-110 nr_isolate_pageblock": (m.nr_isolate_pageblock, sum(block.iso for block in m.blocks)),
+        "B-70 nr_reserved_highatomic": (
+            m.nr_reserved_highatomic,
+            names.PAGEBLOCK_PAGES * sum(block.type == names.HIGHATOMIC for block in m.blocks),
+        ),
+    }
+    for rule, (counted, actual) in exact.items():
+        if counted != actual:
+            yield f"{rule} of the zone: counted {counted}, there are {actual}"
+    now = [index for index, block in enumerate(m.blocks) if block.type == names.CMA]
+    if now != m.cma_blocks:
+        yield f"I-27 blocks {now} are C, but {m.cma_blocks} were"
 
 
-def _check_pcp(m: Memory, layout: Layout, cpu: int) -> None:
-    """
-    I-5, I-6, I-8, I-9, and I-18 for a CPU that is off-line.
-    """
-    pcp: Pcp = m.pcps[cpu]
-    count = 0
-    for index, entries in enumerate(pcp.lists):
-        order, _ = layout.key(index)
-        for pfn in entries:
-            here, entry = Entry(cpu, order, index), m.entries.get(pfn)
-            _require(entry == here, "I-6 list and entry differ", f"pfn {pfn}", f"on list {here}, recorded {entry}")
-            inside = pfn % PAGEBLOCK_PAGES + (1 << order) <= PAGEBLOCK_PAGES
-            _require(inside, "I-8 entry crosses a pageblock", f"pfn {pfn}", f"order {order}")
-            count += 1 << order
-    _require(pcp.count == count, "I-5 count", f"CPU {cpu}", f"count {pcp.count}, on the lists {count}")
-    for pfn in pcp.marked:
-        entry = m.entries.get(pfn)
-        marked = f"marked in the PCP of CPU {cpu}, is {entry}"
-        _require(entry is not None and entry.cpu == cpu, "I-9 mark on no entry", f"pfn {pfn}", marked)
-    if not pcp.online:
-        _require(count == 0 and not pcp.owned, "I-18 off-line CPU has pages or blocks", f"CPU {cpu}", f"count {count}")
-
-
-def _check_marks(m: Memory) -> None:
-    """
-    I-10, I-11: marked entries of a block are in one PCP, the owner's if there is one.
-    """
+def _pcps(m: Memory) -> Iterator[str]:
     holder: dict[int, int] = {}
     for cpu, pcp in enumerate(m.pcps):
+        count = 0
+        for index, entries in enumerate(pcp.lists):
+            order, _ = m.layout.key(index)
+            count += len(entries) << order
+            for pfn in entries:
+                if m.entries.get(pfn) != Entry(cpu, order, index):
+                    yield f"I-6 pfn {pfn}: on list {index} of CPU {cpu}, but recorded as {m.entries.get(pfn)}"
+                if pfn % names.PAGEBLOCK_PAGES + (1 << order) > names.PAGEBLOCK_PAGES:
+                    yield f"I-8 pfn {pfn}: entry of order {order} on CPU {cpu} crosses a pageblock"
+        if pcp.count != count:
+            yield f"I-5 CPU {cpu}: count is {pcp.count}, on its lists are {count} pages"
+        if not pcp.online and (count or pcp.owned):
+            yield f"I-18 CPU {cpu}: off-line with {count} pages and {len(pcp.owned)} linked blocks"
         for pfn in pcp.marked:
-            index = m.block_index(pfn)
-            first = holder.setdefault(index, cpu)
-            state = f"in the PCPs of CPU {first} and CPU {cpu}"
-            _require(first == cpu, "I-10 marked entries of one block in two PCPs", f"pfn {pfn}", state)
-            owner = m.blocks[index].owner
-            state = f"in the PCP of CPU {cpu}, owner is CPU {owner}"
-            _require(owner in (NOBODY, cpu), "I-11 marked entry not in the owner's PCP", f"pfn {pfn}", state)
+            entry = m.entries.get(pfn)
+            if entry is None or entry.cpu != cpu:
+                yield f"I-9 pfn {pfn}: marked on CPU {cpu}, but it is {entry}"
+            if holder.setdefault(m.block_index(pfn), cpu) != cpu:
+                yield f"I-10 pfn {pfn}: marked on CPU {cpu}, others of its block on CPU {holder[m.block_index(pfn)]}"
+            if m.block(pfn).owner not in (NOBODY, cpu):
+                yield f"I-11 pfn {pfn}: marked on CPU {cpu}, but its block is {m.block(pfn)}"
+    if sum(len(entries) for pcp in m.pcps for entries in pcp.lists) != len(m.entries):
+        yield f"I-6 zone: {len(m.entries)} entries are recorded, another number is on the lists"
 
 
-def _check_ownership(m: Memory) -> None:
-    """
-    I-12 to I-17.
-    """
-    for cpu, pcp in enumerate(m.pcps):
-        for index in pcp.owned:
-            block = m.blocks[index]
-            _require(block.linked == 1 and block.owner == cpu, "I-14 on a list of owned blocks", *_of(m, index, cpu))
-    on_lists = sum(len(pcp.owned) for pcp in m.pcps)
-    linked = sum(block.linked for block in m.blocks)
-    _require(on_lists == linked, "I-14 linked on no list", "zone", f"{linked} linked, {on_lists} on lists")
+def _ownership(m: Memory) -> Iterator[str]:
+    owned = [(index, cpu) for cpu, pcp in enumerate(m.pcps) for index in pcp.owned]
+    for index, cpu in owned:
+        if not m.blocks[index].linked or m.blocks[index].owner != cpu:
+            yield f"I-14 pfn {m.block_pfn(index)}: {m.blocks[index]} is on the list of CPU {cpu}"
     for index, block in enumerate(m.blocks):
-        if block.owner == NOBODY:
-            _require(not block.linked, "I-15 linked without owner", *_of(m, index))
-            continue
-        _require(not block.iso, "I-16 isolated but owned", *_of(m, index))
-        _require(bool(m.pcps[block.owner].online), "I-17 owner is off-line", *_of(m, index))
+        what = f"pfn {m.block_pfn(index)}: {block}"
+        if block.linked and block.owner == NOBODY:
+            yield f"I-15 {what} is linked without an owner"
+        if block.linked and (index, block.owner) not in owned:
+            yield f"I-14 {what} is linked, but on no list"
+        if block.owner != NOBODY and block.iso:
+            yield f"I-16 {what} is isolated, but owned"
+        if block.owner != NOBODY and not m.pcps[block.owner].online:
+            yield f"I-17 {what} is owned by an off-line CPU"
     for pfn, chunk in m.chunks.items():
-        for index in m.covered_blocks(pfn, chunk.order):
-            block = m.blocks[index]
-            if chunk.order >= PAGEBLOCK_ORDER:
-                _require(block.owner == NOBODY, f"I-12 free chunk of order {chunk.order} is owned", *_of(m, index))
-            elif block.owner != NOBODY:
-                _require(block.linked == 1, f"I-13 pfn {pfn} is free but not linked", *_of(m, index))
-
-
-def _of(m: Memory, index: int, cpu: int | None = None) -> tuple[str, str]:
-    """
-    A block and what is recorded of it.
-    """
-    block = m.blocks[index]
-    state = f"type {block.type}, iso {block.iso}, owner {block.owner}, linked {block.linked}"
-    if cpu is not None:
-        state += f", on the list of CPU {cpu}"
-    return f"block {index} at pfn {m.block_pfn(index)}", state
+        for block in (m.blocks[index] for index in m.covered(pfn, chunk.order)):
+            if chunk.order >= PB and block.owner != NOBODY:
+                yield f"I-12 pfn {pfn}: free chunk of order {chunk.order}, but {block}"
+            if chunk.order < PB and block.owner != NOBODY and not block.linked:
+                yield f"I-13 pfn {pfn}: free chunk of order {chunk.order}, but {block}"

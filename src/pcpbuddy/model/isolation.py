@@ -2,103 +2,64 @@
 Isolation of pageblocks (B-110, B-111; rfc.md P-86).
 """
 
-from ..names import CMA, ISOLATE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES
-from .buddy import Buddy
-from .memory import Allocation, Memory
-from .ownership import Ownership
+from .. import names
+from .memory import PB, Allocation, Chunk
+from .paths import Paths
 
 
-class Isolation:
-    """
-    Both operations run under one zone-lock hold, taken here.
-    """
+class Isolation(Paths):
+    """Both operations are one zone-lock hold, taken here."""
 
-    def __init__(self, memory: Memory, buddy: Buddy, ownership: Ownership) -> None:
-        self._memory = memory
-        self._buddy = buddy
-        self._ownership = ownership
-
-    def isolate(self, pfn: int, cma: bool, check: bool) -> bool:
-        """
-        B-110: the block's free pages leave the free memory. False if it is isolated already or cannot be.
-        """
-        m = self._memory
-        m.hold("other")
-        index = m.block_index(pfn)
-        block = m.blocks[index]
-        if block.iso or not m.block_inside(index) or (check and self._unmovable(index, cma)):
+    def isolate_block(self, index: int, cma: bool, check: bool) -> bool:
+        """B-110: the block's free pages leave the free memory. False if it is isolated already or must not be."""
+        self.count(holds_other=1)
+        if self.blocks[index].iso or not self.inside(index) or (check and self._has_unmovable(index, cma)):
             return False
-        self._ownership.disown(index, "isolate")  # T7
+        self.disown(index, "isolate")  # T7
         self._switch(index, 1)
-        m.nr_isolate_pageblock += 1
+        self.nr_isolate_pageblock += 1
         return True
 
-    def unisolate(self, pfn: int) -> bool:
-        """
-        B-111. A block that was one chunk merges with its buddy if it can; ownership does not return (T7).
-        """
-        m = self._memory
-        index = m.block_index(pfn)
-        block = m.blocks[index]
-        m.hold("other")
-        if not block.iso:
+    def unisolate_block(self, index: int) -> bool:
+        """B-111: a block that is one chunk may merge with its buddy. Ownership does not return (T7)."""
+        self.count(holds_other=1)
+        if not self.blocks[index].iso:
             return False
-        first = m.block_pfn(index)
-        chunk = m.chunks.get(first)
-        buddy = m.chunks.get(first ^ PAGEBLOCK_PAGES)
-        if (
-            chunk is not None
-            and chunk.order == PAGEBLOCK_ORDER
-            and buddy is not None
-            and buddy.order == PAGEBLOCK_ORDER
-            and buddy.type != ISOLATE
-        ):
-            self._buddy.remove(first)
-            block.iso = 0
-            self._buddy.merge_free(first, PAGEBLOCK_ORDER, block.type, to_tail=True)
+        pfn = self.block_pfn(index)
+        chunk, buddy = self.chunks.get(pfn), self.chunks.get(pfn ^ names.PAGEBLOCK_PAGES, Chunk(0, names.ISOLATE))
+        if chunk == (PB, names.ISOLATE) and buddy.order == PB and buddy.type != names.ISOLATE:
+            self.remove(pfn)
+            self.blocks[index].iso = 0
+            self.merge_free(pfn, PB, self.blocks[index].type, to_tail=True)
         else:
             self._switch(index, 0)
-        m.nr_isolate_pageblock -= 1
+        self.nr_isolate_pageblock -= 1
         return True
 
     def _switch(self, index: int, iso: int) -> None:
-        """
-        Set or clear the isolate bit, and move the block's free chunks to the lists of its type then.
-        """
-        m = self._memory
-        block = m.blocks[index]
-        first = m.block_pfn(index)
-        whole = first & -(2 * PAGEBLOCK_PAGES)
-        chunk = m.chunks.get(whole)
-        if chunk is not None and chunk.order > PAGEBLOCK_ORDER:
-            # Half of a larger chunk: that is freed anew as two blocks, each of its own type.
-            self._buddy.remove(whole)
-            m.account(-(1 << chunk.order), chunk.type)
+        """Set or clear the bit; the block's free chunks follow to the lists of its effective type."""
+        block = self.blocks[index]
+        pair = self.block_pfn(index) & ~names.PAGEBLOCK_PAGES
+        chunk = self.chunks.get(pair)
+        if chunk is None or chunk.order <= PB:
+            self.move_block(index, names.ISOLATE if iso else block.type)
             block.iso = iso
-            self._buddy.split_free(whole, chunk.order)
-        else:
-            self._buddy.move_block(index, ISOLATE if iso else block.type)
-            block.iso = iso
+            return
+        self.remove(pair)  # half of a larger chunk: two blocks again, each of its own type
+        self.account(-(1 << chunk.order), chunk.type)
+        block.iso = iso
+        self.split_free(pair, chunk.order)
 
-    def _unmovable(self, index: int, cma: bool) -> bool:
-        """
-        Whether the block holds pages that cannot be moved away: holes, allocations that are not movable, C pages.
-        """
-        m = self._memory
-        if m.blocks[index].type == CMA and not cma:
+    def _has_unmovable(self, index: int, cma: bool) -> bool:
+        """Holes, allocations that cannot be moved, and C pages for anyone but a CMA allocation."""
+        if self.blocks[index].type == names.CMA and not cma:
             return True
-        pfn = m.block_pfn(index)
-        end = pfn + PAGEBLOCK_PAGES
-        deferred = {page for head, order in m.deferred for page in range(head, head + (1 << order))}
-        while pfn < end:
-            found = m.run_at(pfn)
-            if found is not None:
-                head, run = found
-                if isinstance(run, Allocation) and not run.movable:
-                    return True
-                pfn = head + (1 << run.order)
-            elif pfn in deferred:
-                pfn += 1
-            else:
+        start = self.block_pfn(index)
+        deferred = {page for pfn, order in self.deferred for page in range(pfn, pfn + (1 << order))}
+        for pfn in range(start, start + names.PAGEBLOCK_PAGES):
+            found = self.run_at(pfn)
+            if found is None and pfn not in deferred:
+                return True
+            if found is not None and isinstance(found[1], Allocation) and not found[1].movable:
                 return True
         return False

@@ -1,31 +1,20 @@
 """
-Everything that a zone remembers, as plain records; the rules that change them live in the other files.
+Everything that a zone remembers, and the books it keeps: drift counters, statistics, events.
 
-One ``Memory`` is the whole state of a zone: copying it is a snapshot. It also keeps the books: the
-zone counters with their drift (B-15 to B-18), the event counters (P-111) and the event ring (P-110).
+One ``Memory`` is the whole state of a zone: a copy of it is a snapshot. The rules live in the classes
+that build on it, each adding one concern to the one before (see __init__.py).
 """
 
 import dataclasses
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ..names import (
-    CMA,
-    HIGHATOMIC,
-    ISOLATE,
-    MAX_PAGE_ORDER,
-    NR_MIGRATETYPES,
-    NR_ORDERS,
-    PAGEBLOCK_ORDER,
-    PAGEBLOCK_PAGES,
-)
+from .. import names
+from ..config import Policy
 
-# The three zone counters (B-15).
-NR_FREE, NR_FREE_CMA, NR_FREE_BLOCKS = range(3)
-
-# Who owns a block that nobody owns.
-NOBODY = -1
+NR_FREE, NR_FREE_CMA, NR_FREE_BLOCKS = range(3)  # the zone counters (B-15)
+PB = names.PAGEBLOCK_ORDER
+NOBODY = -1  # owner of a block that nobody owns
 
 COUNTERS = (
     *("allocs", "allocs_failed", "allocs_from_pcp", "pages_allocated", "pages_freed"),
@@ -39,67 +28,49 @@ COUNTERS = (
 )
 
 
-def pcp_capable(order: int) -> bool:
-    """
-    Whether requests and frees of this order may use a PCP (B-11, P-30).
-    """
-    return order <= 3 or order == PAGEBLOCK_ORDER
+def pcp_capable(order: int) -> bool:  # B-11, P-30
+    return order <= 3 or order == PB
 
 
-class PageList:
-    """
-    A doubly linked list: insertion at both ends, removal anywhere.
-    """
+def largest_aligned(pfn: int, end: int) -> int:
+    """The largest order that a run at pfn can have without passing end (B-94, B-97)."""
+    aligned = (pfn & -pfn).bit_length() - 1 if pfn else names.MAX_PAGE_ORDER
+    return min(aligned, (end - pfn).bit_length() - 1, names.MAX_PAGE_ORDER)
 
-    def __init__(self, items: Iterable[int] = ()) -> None:
-        self._items: OrderedDict[int, None] = OrderedDict.fromkeys(items)
 
-    def add_head(self, item: int) -> None:
-        self._items[item] = None
-        self._items.move_to_end(item, last=False)
+class PageList(OrderedDict[int, None]):
+    """A doubly linked list: insertion at both ends, removal (``del``) anywhere."""
 
-    def add_tail(self, item: int) -> None:
-        self._items[item] = None
+    def add(self, item: int, tail: bool) -> None:
+        self[item] = None
+        self.move_to_end(item, last=tail)
 
-    def remove(self, item: int) -> None:
-        del self._items[item]
-
+    @property
     def head(self) -> int:
-        return next(iter(self._items))
+        return next(iter(self))
 
+    @property
     def tail(self) -> int:
-        return next(reversed(self._items))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
+        return next(reversed(self))
 
 
 class Chunk(NamedTuple):
-    """
-    A free run on a zone list, known by its head (state BUDDY of 1.4).
-    """
+    """A free run on the zone list of a type, known by its head (BUDDY, 1.4)."""
 
     order: int
     type: int
 
 
 class Entry(NamedTuple):
-    """
-    A free run on a PCP list, known by its head; ``index`` is the list it is on (P-4).
-    """
+    """A free run on list ``pindex`` of a CPU's PCP, known by its head (P-4)."""
 
     cpu: int
     order: int
-    index: int
+    pindex: int
 
 
 class Allocation(NamedTuple):
-    """
-    A run that a user holds. type: of the request; movable: on an LRU list or movable_ops, all pages of it.
-    """
+    """A run that a user holds. type: of the request; movable: all its pages are lru or movable_ops (1.4)."""
 
     order: int
     type: int
@@ -108,9 +79,7 @@ class Allocation(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class Block:
-    """
-    The record of one pageblock (1.3, P-1).
-    """
+    """The record of a pageblock (1.3, P-1)."""
 
     type: int
     iso: int = 0
@@ -119,17 +88,12 @@ class Block:
 
     @property
     def effective(self) -> int:
-        """
-        Isolate if isolated, else the stored type (1.3).
-        """
-        return ISOLATE if self.iso else self.type
+        return names.ISOLATE if self.iso else self.type
 
 
 @dataclasses.dataclass(slots=True)
 class Pcp:
-    """
-    per_cpu_pages of one CPU (1.7, P-2), with that CPU's counter differences.
-    """
+    """per_cpu_pages of a CPU (1.7, P-2) and its counter differences."""
 
     batch: int
     high_min: int
@@ -148,12 +112,34 @@ class Pcp:
     owned: PageList = dataclasses.field(default_factory=PageList)
 
 
-@dataclasses.dataclass(kw_only=True)
-class Memory:
-    """
-    One zone. All page frame numbers are absolute.
-    """
+class Layout:
+    """Which (order, type) is which PCP list: the kernel's 14 (B-10), or one for each (P-3)."""
 
+    def __init__(self, nr_lists: int) -> None:
+        self.nr_lists = nr_lists
+        self.shared = nr_lists == 14
+        # An index drain walks U and R of order 9 before M, as if they were still list 12 (null in rfc.md 15).
+        self.walk = list(range(14)) if self.shared else [*range(27), 27, 29, 28]
+
+    def has(self, order: int) -> bool:
+        return not self.shared or pcp_capable(order)
+
+    def index(self, order: int, mt: int) -> int:
+        if self.shared and order > 3:
+            return 13 if mt == names.MOVABLE else 12
+        return 3 * order + mt
+
+    def key(self, index: int) -> tuple[int, int]:  # the shared list 12 counts as (9, U)
+        if self.shared and index >= 12:
+            return PB, index - 12
+        return index // 3, index % 3
+
+
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
+class Memory:
+    """One zone (1.5). All page frame numbers are absolute."""
+
+    policy: Policy
     start_pfn: int
     spanned: int
     managed: int
@@ -172,27 +158,24 @@ class Memory:
     nr_reserved_highatomic: int = 0
     nr_free_highatomic: int = 0
     nr_isolate_pageblock: int = 0
-    boost_factor: int = 15000
+    boost_factor: int = names.WATERMARK_BOOST_FACTOR
     stat: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
 
     def __post_init__(self) -> None:
-        self.free = [[PageList() for _ in range(NR_MIGRATETYPES)] for _ in range(NR_ORDERS)]
-        self.chunks: dict[int, Chunk] = {}  # heads on zone lists
-        self.entries: dict[int, Entry] = {}  # heads on PCP lists
+        self.layout = Layout(self.policy.pcp_lists)
+        self.free_area = [[PageList() for _ in range(names.NR_MIGRATETYPES)] for _ in range(names.NR_ORDERS)]
+        self.chunks: dict[int, Chunk] = {}
+        self.entries: dict[int, Entry] = {}
         self.allocated: dict[int, Allocation] = {}
         self.deferred: list[tuple[int, int]] = []  # B-92; the last is popped first
-
-        # What check() compares with: pages that are not holes, blocks that are C (I-1, I-27).
-        self.populated = 0
-        self.cma_blocks: frozenset[int] = frozenset()
-
-        # Who is executing, and which of its trylocks fail.
-        self.this_cpu = 0
+        self.populated = 0  # what check() compares with: pages that are not holes, blocks that are C
+        self.cma_blocks: list[int] = []
+        self.this_cpu = 0  # who is executing, and which of its trylocks fail
         self.failing = 0
+        self.to_fail = 0
         self.tries = 0
-
-        self.counters = [dict.fromkeys(COUNTERS, 0) for _ in self.pcps]
-        self.ring: deque[tuple[Any, ...]] | None = None
+        self.books = [dict.fromkeys(COUNTERS, 0) for _ in self.pcps]
+        self.ring: deque[tuple[Any, ...]] = deque(maxlen=0)
 
     # Where things are
 
@@ -200,46 +183,35 @@ class Memory:
     def end_pfn(self) -> int:
         return self.start_pfn + self.spanned
 
+    @property
+    def first_block(self) -> int:  # blocks are numbered from the start rounded down to the largest chunk
+        return self.start_pfn >> names.MAX_PAGE_ORDER << 1
+
     def block_index(self, pfn: int) -> int:
-        """
-        Blocks are numbered from the start of the zone rounded down to the largest chunk.
-        """
-        return (pfn >> PAGEBLOCK_ORDER) - (self.start_pfn >> MAX_PAGE_ORDER << 1)
+        return (pfn >> PB) - self.first_block
 
     def block_pfn(self, index: int) -> int:
-        """
-        First page frame of a block.
-        """
-        return (index + (self.start_pfn >> MAX_PAGE_ORDER << 1)) << PAGEBLOCK_ORDER
+        return (index + self.first_block) << PB
 
     def block(self, pfn: int) -> Block:
         return self.blocks[self.block_index(pfn)]
 
     def type_of(self, pfn: int) -> int:
-        """
-        Effective type of the block of a page.
-        """
         return self.block(pfn).effective
 
-    def covered_blocks(self, pfn: int, order: int) -> range:
-        """
-        Indices of all blocks that a run touches.
-        """
+    def covered(self, pfn: int, order: int) -> range:
+        """Indices of all blocks that a run touches."""
         first = self.block_index(pfn)
-        return range(first, first + max(1, (1 << order) >> PAGEBLOCK_ORDER))
+        return range(first, first + max(1, (1 << order) >> PB))
 
-    def block_inside(self, index: int) -> bool:
-        """
-        Whether a block lies wholly inside the zone.
-        """
+    def inside(self, index: int) -> bool:
+        """Whether a block lies wholly inside the zone."""
         pfn = self.block_pfn(index)
-        return self.start_pfn <= pfn and pfn + PAGEBLOCK_PAGES <= self.end_pfn
+        return self.start_pfn <= pfn and pfn + names.PAGEBLOCK_PAGES <= self.end_pfn
 
     def run_at(self, pfn: int) -> tuple[int, Chunk | Entry | Allocation] | None:
-        """
-        The chunk, PCP entry or allocation that holds a page, and its head.
-        """
-        for order in range(NR_ORDERS):
+        """The chunk, PCP entry or allocation that a page belongs to, after its head."""
+        for order in range(names.NR_ORDERS):
             head = pfn >> order << order
             run = self.chunks.get(head) or self.entries.get(head) or self.allocated.get(head)
             if run is not None and run.order >= order:
@@ -248,16 +220,11 @@ class Memory:
 
     # Zone counters
 
-    def visible(self, item: int) -> int:
-        """
-        The global part of a counter, clamped at 0: what all rules see (1.10).
-        """
+    def visible(self, item: int) -> int:  # what all rules see (1.10)
         return max(0, self.stat[item])
 
     def add_stat(self, item: int, nr_pages: int) -> None:
-        """
-        B-15: the whole difference moves when it exceeds the threshold.
-        """
+        """B-15: the whole difference moves when it exceeds the threshold."""
         diff = self.pcps[self.this_cpu].stat_diff
         diff[item] += nr_pages
         if abs(diff[item]) > self.stat_threshold:
@@ -265,58 +232,32 @@ class Memory:
             diff[item] = 0
 
     def account(self, nr_pages: int, mt: int) -> None:
-        """
-        B-18: free pages of a type appear or disappear.
-        """
-        if mt == ISOLATE:
+        """B-18: free pages of a type appear or disappear."""
+        if mt == names.ISOLATE:
             return
         self.add_stat(NR_FREE, nr_pages)
-        if mt == CMA:
+        if mt == names.CMA:
             self.add_stat(NR_FREE_CMA, nr_pages)
-        if mt == HIGHATOMIC:
+        if mt == names.HIGHATOMIC:
             self.nr_free_highatomic += nr_pages
 
-    def fold(self, cpu: int) -> bool:
-        """
-        B-17: one CPU's differences move into the globals. Whether there were any.
-        """
+    def fold_stat(self, cpu: int) -> bool:
+        """B-17: a CPU's differences move into the globals. Whether there were any."""
         diff = self.pcps[cpu].stat_diff
         changed = any(diff)
-        for item in range(3):
-            self.stat[item] += diff[item]
-            diff[item] = 0
+        self.stat = [total + d for total, d in zip(self.stat, diff, strict=True)]
+        diff[:] = [0, 0, 0]
         return changed
 
-    # Locks: nothing to wait for here; they are counted, and trylocks fail when told to
+    # Books. There is nothing to wait for: holds are counted, trylocks fail when told to
 
-    def hold(self, kind: str) -> None:
-        """
-        One zone-lock hold begins; it ends with the function that took it.
-        """
-        self.count("holds_" + kind)
+    def count(self, **amounts: int) -> None:
+        for counter, n in amounts.items():
+            self.books[self.this_cpu][counter] += n
 
     def trylock(self) -> bool:
-        """
-        Whether this trylock succeeds (fail_trylocks).
-        """
-        fails = self.failing >> self.tries & 1
         self.tries += 1
-        return not fails
+        return not self.failing >> (self.tries - 1) & 1
 
-    # Books
-
-    def count(self, name: str, n: int = 1) -> None:
-        self.counters[self.this_cpu][name] += n
-
-    def emit(self, kind: str, *values: Any) -> None:
-        """
-        An event of the executing CPU.
-        """
-        self.emit_for(self.this_cpu, kind, *values)
-
-    def emit_for(self, cpu: int, kind: str, *values: Any) -> None:
-        """
-        An event that names another CPU than the executing one.
-        """
-        if self.ring is not None:
-            self.ring.append((kind, cpu, *values))
+    def emit(self, kind: str, *values: Any, cpu: int | None = None) -> None:
+        self.ring.append((kind, self.this_cpu if cpu is None else cpu, *values))

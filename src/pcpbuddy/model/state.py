@@ -5,14 +5,13 @@ A zone as a dictionary of plain values, and back: exact, and not verified (``che
 from collections.abc import Mapping
 from typing import Any
 
+from .. import names
+from ..config import Policy
 from ..errors import UsageError
-from ..names import NR_MIGRATETYPES, NR_ORDERS
-from .memory import Allocation, Block, Chunk, Entry, Memory, PageList, Pcp
-from .pcp import Layout
+from .memory import Allocation, Block, Chunk, Entry, Layout, Memory, PageList, Pcp
 
 State = dict[str, Any]
 
-# Fields that are the same on both sides.
 _ZONE_VALUES = (
     *("start_pfn", "spanned", "managed", "zone_index", "name", "watermark_boost", "flags"),
     *("nr_reserved_highatomic", "nr_free_highatomic", "nr_isolate_pageblock"),
@@ -25,65 +24,61 @@ _PCP_VALUES = (
 )
 
 
-def to_state(memory: Memory, layout: Layout) -> State:
-    """
-    The state dictionary of a zone.
-    """
-    m = memory
-    state: State = {name: getattr(m, name) for name in _ZONE_VALUES}
-    state |= {name: list(getattr(m, name)) for name in _ZONE_LISTS}
-    state["blocks"] = [[block.type, block.iso, block.owner, block.linked] for block in m.blocks]
-    state["free"] = {
-        (order, mt): list(m.free[order][mt])
-        for order in range(NR_ORDERS)
-        for mt in range(NR_MIGRATETYPES)
-        if m.free[order][mt]
+def to_state(m: Memory) -> State:
+    keys = [(order, mt) for order in range(names.NR_ORDERS) for mt in range(names.NR_MIGRATETYPES)]
+    return {
+        **{name: getattr(m, name) for name in _ZONE_VALUES},
+        **{name: list(getattr(m, name)) for name in _ZONE_LISTS},
+        "blocks": [[block.type, block.iso, block.owner, block.linked] for block in m.blocks],
+        "free": {(order, mt): list(m.free_area[order][mt]) for order, mt in keys if m.free_area[order][mt]},
+        "deferred": m.deferred[::-1],
+        "allocated": {pfn: tuple(m.allocated[pfn]) for pfn in sorted(m.allocated)},
+        "pcp": [
+            {
+                **{name: getattr(pcp, name) for name in _PCP_VALUES},
+                "stat_diff": list(pcp.stat_diff),
+                "lists": {m.layout.key(index): list(entries) for index, entries in enumerate(pcp.lists) if entries},
+                "marked": sorted(pcp.marked),
+                "owned": list(pcp.owned),
+            }
+            for pcp in m.pcps
+        ],
     }
-    state["deferred"] = m.deferred[::-1]
-    state["allocated"] = {pfn: tuple(m.allocated[pfn]) for pfn in sorted(m.allocated)}
-    state["pcp"] = [_pcp_state(pcp, layout) for pcp in m.pcps]
-    return state
 
 
-def _pcp_state(pcp: Pcp, layout: Layout) -> State:
-    state: State = {name: getattr(pcp, name) for name in _PCP_VALUES}
-    state["stat_diff"] = list(pcp.stat_diff)
-    state["lists"] = {layout.key(index): list(entries) for index, entries in enumerate(pcp.lists) if entries}
-    state["marked"] = sorted(pcp.marked)
-    state["owned"] = list(pcp.owned)
-    return state
-
-
-def from_state(state: Mapping[str, Any], layout: Layout) -> Memory:
-    """
-    The memory that a state dictionary describes.
-    """
-    values = {name: state[name] for name in _ZONE_VALUES}
-    values |= {name: list(state[name]) for name in _ZONE_LISTS}
-    blocks = [Block(*block) for block in state["blocks"]]
-    m = Memory(**values, blocks=blocks, pcps=[_pcp(pcp, layout) for pcp in state["pcp"]])
-    for (order, mt), pfns in state["free"].items():
-        m.free[order][mt] = PageList(pfns)
-        m.chunks |= {pfn: Chunk(order, mt) for pfn in pfns}
-    m.deferred = [(pfn, order) for pfn, order in reversed(state["deferred"])]
-    m.allocated = {pfn: Allocation(*allocation) for pfn, allocation in state["allocated"].items()}
-    for cpu, pcp in enumerate(m.pcps):
-        for index, entries in enumerate(pcp.lists):
-            order, _ = layout.key(index)
-            m.entries |= {pfn: Entry(cpu, order, index) for pfn in entries}
-    return m
+def fields(state: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """What a Memory is made from; ``fill()`` adds where the pages are."""
+    layout = Layout(policy.pcp_lists)
+    return {
+        "policy": policy,
+        **{name: state[name] for name in _ZONE_VALUES},
+        **{name: list(state[name]) for name in _ZONE_LISTS},
+        "blocks": [Block(*block) for block in state["blocks"]],
+        "pcps": [_pcp(pcp, layout) for pcp in state["pcp"]],
+    }
 
 
 def _pcp(state: Mapping[str, Any], layout: Layout) -> Pcp:
-    lists: list[list[int]] = [[] for _ in range(layout.nr_lists)]
+    lists = [PageList() for _ in range(layout.nr_lists)]
     for (order, mt), pfns in state["lists"].items():
         if not layout.has(order):
-            raise UsageError(f"PCP entries of order {order} have no list in a policy with pcp_lists={layout.nr_lists}")
-        lists[layout.index(order, mt)] += pfns
+            raise UsageError(f"PCP entries of order {order} have no list under pcp_lists={layout.nr_lists}")
+        lists[layout.index(order, mt)].update(PageList(dict.fromkeys(pfns)))
     return Pcp(
         **{name: state[name] for name in _PCP_VALUES},
         stat_diff=list(state["stat_diff"]),
-        lists=[PageList(pfns) for pfns in lists],
+        lists=lists,
         marked=set(state["marked"]),
-        owned=PageList(state["owned"]),
+        owned=PageList(dict.fromkeys(state["owned"])),
     )
+
+
+def fill(m: Memory, state: Mapping[str, Any]) -> None:
+    for (order, mt), pfns in state["free"].items():
+        m.free_area[order][mt] = PageList(dict.fromkeys(pfns))
+        m.chunks |= dict.fromkeys(pfns, Chunk(order, mt))
+    for cpu, pcp in enumerate(m.pcps):
+        for index, entries in enumerate(pcp.lists):
+            m.entries |= dict.fromkeys(entries, Entry(cpu, m.layout.key(index)[0], index))
+    m.deferred = [(pfn, order) for pfn, order in reversed(state["deferred"])]
+    m.allocated = {pfn: Allocation(*allocation) for pfn, allocation in state["allocated"].items()}

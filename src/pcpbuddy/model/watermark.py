@@ -2,77 +2,46 @@
 Watermark tests (B-73, B-74).
 """
 
-from ..names import (
-    ALLOC_CMA,
-    ALLOC_HIGHATOMIC,
-    ALLOC_MIN_RESERVE,
-    ALLOC_NON_BLOCK,
-    ALLOC_OOM,
-    ALLOC_RESERVES,
-    CMA,
-    HIGHATOMIC,
-    MOVABLE,
-    NR_ORDERS,
-    RECLAIMABLE,
-    UNMOVABLE,
-    WMARK_MIN,
-)
+from .. import names
 from .memory import NR_FREE, NR_FREE_CMA, Memory
 
-
-def wmark_pages(memory: Memory, mark: int) -> int:
-    """
-    A watermark as the allocator reads it: with the boost (B-22).
-    """
-    return memory.watermark[mark] + memory.watermark_boost
+ZONE_MOVABLE = 3  # the zone index that B-82 tests with
 
 
-def watermark_ok(memory: Memory, order: int, mark: int, aflags: int, hz: int) -> bool:
-    """
-    B-73. hz: index of the highest zone that the request could use.
-    """
-    free = memory.visible(NR_FREE) - ((1 << order) - 1) - _unusable(memory, aflags)
-    least = mark
-    if aflags & ALLOC_MIN_RESERVE:
-        least -= least // 2
-        if aflags & ALLOC_NON_BLOCK:
-            least -= least // 4
-    if aflags & ALLOC_OOM:
-        least -= least // 2
-    if free <= least + memory.lowmem_reserve[hz]:
-        return False
-    if order == 0:
-        return True
-    types = [UNMOVABLE, MOVABLE, RECLAIMABLE]
-    if aflags & ALLOC_CMA:
-        types.append(CMA)
-    if aflags & (ALLOC_HIGHATOMIC | ALLOC_OOM):
-        types.append(HIGHATOMIC)
-    return any(memory.free[current][mt] for current in range(order, NR_ORDERS) for mt in types)
+class Watermark(Memory):
+    """Whether the zone has pages to spare. hz: index of the highest zone that the request could use."""
 
+    def wmark(self, level: int) -> int:  # B-22
+        return self.watermark[level] + self.watermark_boost
 
-def watermark_fast(memory: Memory, order: int, mark: int, aflags: int, hz: int) -> bool:
-    """
-    B-74: what zone selection asks.
-    """
-    if order == 0:
-        free = memory.visible(NR_FREE)
-        if free - min(free, _unusable(memory, aflags)) > mark + memory.lowmem_reserve[hz]:
+    def _unusable(self, aflags: int) -> int:  # free pages that a request must not count on
+        highatomic = 0 if aflags & names.ALLOC_RESERVES else self.nr_free_highatomic
+        return highatomic + (0 if aflags & names.ALLOC_CMA else self.visible(NR_FREE_CMA))
+
+    def watermark_ok(self, order: int, mark: int, aflags: int, hz: int) -> bool:  # B-73
+        free = self.visible(NR_FREE) - ((1 << order) - 1) - self._unusable(aflags)
+        least = mark
+        if aflags & names.ALLOC_MIN_RESERVE:
+            least -= least // 2
+            if aflags & names.ALLOC_NON_BLOCK:
+                least -= least // 4
+        if aflags & names.ALLOC_OOM:
+            least -= least // 2
+        if free <= least + self.lowmem_reserve[hz]:
+            return False
+        types = [names.UNMOVABLE, names.MOVABLE, names.RECLAIMABLE]
+        if aflags & names.ALLOC_CMA:
+            types.append(names.CMA)
+        if aflags & (names.ALLOC_HIGHATOMIC | names.ALLOC_OOM):
+            types.append(names.HIGHATOMIC)
+        return order == 0 or any(free_lists[mt] for free_lists in self.free_area[order:] for mt in types)
+
+    def watermark_fast(self, order: int, mark: int, aflags: int, hz: int) -> bool:  # B-74
+        free = self.visible(NR_FREE)
+        if order == 0 and free - min(free, self._unusable(aflags)) > mark + self.lowmem_reserve[hz]:
             return True
-    if watermark_ok(memory, order, mark, aflags, hz):
-        return True
-    if order == 0 and aflags & ALLOC_MIN_RESERVE and memory.watermark_boost and aflags & 3 == WMARK_MIN:
-        return watermark_ok(memory, order, memory.watermark[WMARK_MIN], aflags, hz)
-    return False
-
-
-def _unusable(memory: Memory, aflags: int) -> int:
-    """
-    Free pages that this request must not count on.
-    """
-    unusable = 0
-    if not aflags & ALLOC_RESERVES:
-        unusable += memory.nr_free_highatomic
-    if not aflags & ALLOC_CMA:
-        unusable += memory.visible(NR_FREE_CMA)
-    return unusable
+        if self.watermark_ok(order, mark, aflags, hz):
+            return True
+        if order or not aflags & names.ALLOC_MIN_RESERVE or aflags & 3 != names.WMARK_MIN or not self.watermark_boost:
+            return False
+        return self.watermark_ok(order, self.watermark[names.WMARK_MIN], aflags, hz)

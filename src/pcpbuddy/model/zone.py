@@ -4,43 +4,27 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Self
 
-from .. import config
-from ..errors import BadFree, CpuOffline, OutOfPages, UsageError
-from ..names import (
-    CMA,
-    MAX_CPUS,
-    MAX_PAGE_ORDER,
-    MOVABLE,
-    NR_PCP_TYPES,
-    PAGEBLOCK_PAGES,
-    PCPF_FREE_HIGH_BATCH,
-    UNMOVABLE,
-    WMARK_LOW,
-)
+from .. import config, names
+from ..errors import BadFree, Corruption, CpuOffline, OutOfPages, UsageError
 from . import check, sizing, state
-from .alloc import Alloc, default_aflags
-from .buddy import Buddy
-from .drain import Drain
-from .free import Free, largest_aligned
 from .isolation import Isolation
-from .memory import COUNTERS, Allocation, Block, Chunk, Entry, Memory, PageList, Pcp
-from .ownership import Ownership
-from .pcp import Layout, PcpLists, Tuning
-from .refill import Refill
-from .watermark import watermark_ok, wmark_pages
+from .memory import COUNTERS, PB, Allocation, Block, Chunk, Entry, Memory, PageList, Pcp, largest_aligned
+from .paths import default_aflags
 
 
-class Zone:
+class Zone(Isolation):
     """
     A zone and its per-CPU lists, driven one operation at a time.
 
     batch, high_min, high_max: given together they fix the PCPs' sizing (else B-12, B-13).
     stat_threshold: given, it fixes the drift of the counters (else B-16).
     llc_pages: one CPU's share of the last-level cache (B-14).
+
+    ``cpu`` and ``by`` are the CPU that executes; ``by`` is by default the CPU that an operation is about
+    if that is on-line, else the lowest on-line one.
     """
 
     def __init__(
@@ -61,40 +45,27 @@ class Zone:
         llc_pages: int = 512,
     ) -> None:
         chosen = config.policy(policy)
-        if pages < 1 or start_pfn < 0:
-            raise UsageError(f"a zone has pages and starts at 0 or later, got {pages} pages at pfn {start_pfn}")
-        if not 1 <= cpus <= MAX_CPUS:
-            raise UsageError(f"cpus is {cpus}, must be 1..{MAX_CPUS}")
-        if not 0 <= cma_pages <= pages:
-            raise UsageError(f"cma_pages is {cma_pages}, the zone has {pages} pages")
-        if cma_pages % PAGEBLOCK_PAGES or (cma_pages and (start_pfn + pages) % PAGEBLOCK_PAGES):
-            raise UsageError(
-                f"cma_pages is {cma_pages} at the end of a zone that ends at pfn {start_pfn + pages}; "
-                f"CMA is made of whole blocks of {PAGEBLOCK_PAGES} pages"
-            )
-        if stat_threshold is not None and not 0 <= stat_threshold <= 125:
-            raise UsageError(f"stat_threshold is {stat_threshold}, must be 0..125")
-        explicit = (batch, high_min, high_max)
-        if batch is not None and high_min is not None and high_max is not None:
-            if batch < 1 or not 0 <= high_min <= high_max:
-                raise UsageError(f"need batch >= 1 and 0 <= high_min <= high_max, got {explicit}")
-            sizes = explicit
-        elif explicit == (None, None, None):
-            sizes = None
-        else:
-            raise UsageError(f"batch, high_min and high_max are given together or not at all, got {explicit}")
+        end_pfn = start_pfn + pages
+        given = [size for size in (batch, high_min, high_max) if size is not None]
+        _require(pages >= 1, f"pages is {pages}, must be at least 1")
+        _require(start_pfn >= 0, f"start_pfn is {start_pfn}, must be at least 0")
+        _require(1 <= cpus <= names.MAX_CPUS, f"cpus is {cpus}, must be 1..{names.MAX_CPUS}")
+        _require(0 <= cma_pages <= pages, f"cma_pages is {cma_pages}, must be 0..{pages}")
+        whole = not cma_pages or cma_pages % names.PAGEBLOCK_PAGES == end_pfn % names.PAGEBLOCK_PAGES == 0
+        _require(
+            whole, f"cma_pages is {cma_pages} up to pfn {end_pfn}, must be whole blocks of {names.PAGEBLOCK_PAGES}"
+        )
+        _require(len(given) in (0, 3), "batch, high_min and high_max are given together or not at all")
+        _require(not given or (given[0] >= 1 and 0 <= given[1] <= given[2]), f"batch, high_min, high_max are {given}")
+        _require(0 <= (stat_threshold or 0) <= 125, f"stat_threshold is {stat_threshold}, must be 0..125")
+        _require(watermark is None or len(watermark) == 4, "watermark is (min, low, high, promo)")
         if watermark is None:
             kbytes = max(sizing.min_free_kbytes(pages * 4), sizing.thp_min_free_kbytes(pages, zones=1))
             watermark = sizing.watermarks(pages, pages, kbytes)
-        elif len(watermark) != 4:
-            raise UsageError(f"watermark is (min, low, high, promo), got {len(watermark)} values")
-
-        size = sizes or sizing.pcp_sizing(pages, cpus, watermark[WMARK_LOW])
-        layout = Layout(chosen)
-        flags = PCPF_FREE_HIGH_BATCH if llc_pages > 3 * size[0] else 0
-        first = start_pfn // (2 * PAGEBLOCK_PAGES) * 2
-        last = -(-(start_pfn + pages) // PAGEBLOCK_PAGES)
-        memory = Memory(
+        sizes = given or sizing.pcp_sizing(pages, cpus, watermark[names.WMARK_LOW])
+        flags = names.PCPF_FREE_HIGH_BATCH if llc_pages > 3 * sizes[0] else 0
+        super().__init__(
+            policy=chosen,
             start_pfn=start_pfn,
             spanned=pages,
             managed=pages,
@@ -102,445 +73,290 @@ class Zone:
             name=name,
             watermark=list(watermark),
             lowmem_reserve=[0, 0, 0, 0, 0],
-            pageset=[size[1], size[2], size[0]],
-            auto_sizing=sizes is None,
+            pageset=[sizes[1], sizes[2], sizes[0]],
+            auto_sizing=not given,
             auto_threshold=stat_threshold is None,
             stat_threshold=sizing.stat_threshold(pages, cpus) if stat_threshold is None else stat_threshold,
-            blocks=[Block(MOVABLE) for _ in range(first, last)],
-            pcps=[Pcp(*size, [PageList() for _ in range(layout.nr_lists)], flags=flags) for _ in range(cpus)],
+            blocks=[],
+            pcps=[
+                Pcp(sizes[0], sizes[1], sizes[2], [PageList() for _ in range(chosen.pcp_lists)], flags=flags)
+                for _ in range(cpus)
+            ],
         )
-        self._assemble(memory, chosen, layout)
-        self._boot(cma_pages)
+        self.blocks = [Block(names.MOVABLE) for _ in range(self.block_index(end_pfn - 1) + 1)]
+        self._boot(end_pfn - cma_pages)
 
-    def _assemble(self, memory: Memory, policy: config.Policy, layout: Layout) -> None:
-        """
-        Put the parts together over one memory.
-        """
-        self._policy = policy
-        self._layout = layout
-        self._memory = memory
-        ownership = Ownership(memory)
-        pcp_lists = PcpLists(memory, policy, layout)
-        tuning = Tuning(memory)
-        refill = Refill(memory, policy, buddy := Buddy(memory, ownership), ownership, pcp_lists)
-        self._ownership = ownership
-        self._buddy = buddy
-        self._isolation = Isolation(memory, buddy, ownership)
-        self._drain = Drain(memory, policy, layout, buddy, pcp_lists, tuning)
-        self._free = Free(memory, policy, buddy, pcp_lists, tuning, self._drain)
-        self._alloc = Alloc(memory, buddy, pcp_lists, tuning, refill)
-
-    def _boot(self, cma_pages: int) -> None:
-        """
-        B-97: all pages in the largest aligned pieces, ascending, each to the tail.
-        """
-        m = self._memory
-        cma_start = m.end_pfn - cma_pages
-        pfn = m.start_pfn
-        while pfn < m.end_pfn:
-            if pfn < cma_start:
-                order = min(largest_aligned(pfn), (cma_start - pfn).bit_length() - 1)
-            else:
-                order = PAGEBLOCK_PAGES.bit_length() - 1
-                m.block(pfn).type = CMA
-            self._buddy.split_free(pfn, order, to_tail=True)
+    def _boot(self, cma_start: int) -> None:
+        """B-97: all pages in the largest aligned pieces, ascending, each to the tail."""
+        pfn = self.start_pfn
+        while pfn < self.end_pfn:
+            order = largest_aligned(pfn, cma_start) if pfn < cma_start else PB
+            if pfn >= cma_start:
+                self.block(pfn).type = names.CMA
+            self.split_free(pfn, order, to_tail=True)
             pfn += 1 << order
-        m.fold(0)
-        m.counters = [dict.fromkeys(COUNTERS, 0) for _ in m.pcps]
-        check.remember(m)
+        self.fold_stat(0)
+        self.books = [dict.fromkeys(COUNTERS, 0) for _ in self.pcps]
+        check.remember(self)
 
     @classmethod
-    def from_state(cls, state_: Mapping[str, Any], policy: str | config.Policy = "fixed") -> Self:
-        """
-        The zone that ``state()`` described. Not verified: ``check()`` does that.
-        """
-        chosen = config.policy(policy)
-        layout = Layout(chosen)
+    def from_state(cls, values: Mapping[str, Any], policy: str | config.Policy = "fixed") -> Self:
+        """The zone that ``state()`` described. Not verified: ``check()`` does that."""
         zone = cls.__new__(cls)
-        zone._assemble(state.from_state(state_, layout), chosen, layout)
-        check.remember(zone._memory)
+        Memory.__init__(zone, **state.fields(values, config.policy(policy)))
+        state.fill(zone, values)
+        check.remember(zone)
         return zone
 
     def state(self) -> dict[str, Any]:
-        """
-        Everything, as plain values.
-        """
-        return state.to_state(self._memory, self._layout)
+        """Everything, as plain values."""
+        return state.to_state(self)
 
     def snapshot(self) -> object:
-        """
-        Something that ``restore()`` takes back: state, counters and events.
-        """
-        return copy.deepcopy(self._memory)
+        """What ``restore()`` takes back."""
+        return copy.deepcopy(vars(self))
 
-    def restore(self, snapshot: object) -> None:
-        """
-        Be as at the time of the snapshot.
-        """
-        if not isinstance(snapshot, Memory):
-            raise UsageError(f"restore() takes what snapshot() gave, got {type(snapshot).__name__}")
-        self._assemble(copy.deepcopy(snapshot), self._policy, self._layout)
+    def restore(self, snapshot: Any) -> None:
+        """Be as at the time of the snapshot, counters and events included."""
+        vars(self).update(copy.deepcopy(snapshot))
 
     def check(self) -> None:
-        """
-        Raise Corruption if an invariant is broken.
-        """
-        check.check(self._memory, self._layout)
-
-    # What there is
-
-    @property
-    def policy(self) -> config.Policy:
-        return self._policy
+        """Raise Corruption for the first broken invariant."""
+        for violation in check.violations(self):
+            raise Corruption(violation)
 
     @property
     def cpus(self) -> int:
-        return len(self._memory.pcps)
+        return len(self.pcps)
 
     @property
     def pages(self) -> int:
-        return self._memory.spanned
-
-    @property
-    def managed(self) -> int:
-        return self._memory.managed
-
-    @property
-    def start_pfn(self) -> int:
-        return self._memory.start_pfn
-
-    @property
-    def zone_index(self) -> int:
-        return self._memory.zone_index
-
-    @property
-    def name(self) -> str:
-        return self._memory.name
-
-    @property
-    def flags(self) -> int:
-        """
-        Zone flags (1.5); may be set.
-        """
-        return self._memory.flags
-
-    @flags.setter
-    def flags(self, flags: int) -> None:
-        self._memory.flags = flags
+        return self.spanned
 
     def counters(self, cpu: int | None = None) -> dict[str, int]:
-        """
-        Counters of one CPU, or of all together (P-111).
-        """
+        """Counters of one CPU, or of all together (P-111)."""
         if cpu is not None:
             self._check_cpu(cpu)
-            return dict(self._memory.counters[cpu])
-        return {name: sum(counters[name] for counters in self._memory.counters) for name in COUNTERS}
-
-    def events(self) -> list[tuple[Any, ...]]:
-        """
-        The latest events, oldest first (P-110).
-        """
-        return list(self._memory.ring or ())
+        books = self.books if cpu is None else [self.books[cpu]]
+        return {counter: sum(book[counter] for book in books) for counter in COUNTERS}
 
     def trace(self, capacity: int = 65536) -> None:
-        """
-        Keep the latest ``capacity`` events from now on; 0: none.
-        """
-        if capacity < 0:
-            raise UsageError(f"capacity is {capacity}, must be 0 or more")
-        self._memory.ring = deque(maxlen=capacity) if capacity else None
+        """Keep the latest ``capacity`` events from now on; 0: none."""
+        _require(capacity >= 0, f"capacity is {capacity}, must be at least 0")
+        self.ring = deque(maxlen=capacity)
+
+    def events(self) -> list[tuple[Any, ...]]:
+        """The latest events, oldest first (P-110)."""
+        return list(self.ring)
 
     def watermark_ok(self, order: int, mark: int, aflags: int = 0, hz: int = 0) -> bool:
-        """
-        B-73, with the visible counters.
-        """
-        self._check_order(order)
-        if not 0 <= hz < len(self._memory.lowmem_reserve):
-            raise UsageError(f"hz is {hz}, must be 0..{len(self._memory.lowmem_reserve) - 1}")
-        return watermark_ok(self._memory, order, mark, aflags, hz)
+        """B-73, with the visible counters."""
+        _check_order(order)
+        _require(0 <= hz < len(self.lowmem_reserve), f"hz is {hz}, must be 0..{len(self.lowmem_reserve) - 1}")
+        return super().watermark_ok(order, mark, aflags, hz)
 
     # Operations
 
     def fail_trylocks(self, mask: int) -> None:
-        """
-        For the next operation only: bit k set = its k-th trylock fails.
-        """
-        self._memory.failing = mask
+        """For the next operation only: bit k set = its k-th trylock fails."""
+        self.to_fail = mask
 
-    def alloc(self, order: int = 0, migratetype: int = MOVABLE, cpu: int = 0, aflags: int = -1) -> int:
-        """
-        B-60; no watermark test here. Returns the first page frame, or raises OutOfPages.
-        """
-        self._check_request(order, migratetype, cpu)
-        flags = default_aflags(migratetype) if aflags == -1 else aflags
-        with self._operation(cpu):
-            pfn = self._alloc.rmqueue(order, migratetype, flags)
-            return self._serve(pfn, order, migratetype)
+    def begin(self, cpu: int) -> None:
+        """An operation begins, executed by ``cpu``."""
+        self.this_cpu, self.tries = cpu, 0
+        self.failing, self.to_fail = self.to_fail, 0
 
-    def take(self, order: int = 0, migratetype: int = MOVABLE, aflags: int = -1, cpu: int = 0) -> int:
-        """
-        B-66: past the PCPs, straight from the zone.
-        """
-        self._check_request(order, migratetype, cpu)
-        flags = default_aflags(migratetype) if aflags == -1 else aflags
-        with self._operation(cpu):
-            pfn = self._buddy.zone_alloc(order, migratetype, flags)
-            return self._serve(pfn, order, migratetype)
+    def alloc(self, order: int = 0, migratetype: int = names.MOVABLE, cpu: int = 0, aflags: int = -1) -> int:
+        """B-60; no watermark test here. OutOfPages if there is nothing."""
+        return self._alloc(self.rmqueue, order, migratetype, cpu, aflags)
 
-    def _serve(self, pfn: int | None, order: int, mt: int) -> int:
+    def take(
+        self, order: int = 0, migratetype: int = names.MOVABLE, aflags: int = names.WMARK_LOW, cpu: int = 0
+    ) -> int:
+        """B-66: past the PCPs."""
+        return self._alloc(self.zone_alloc, order, migratetype, cpu, aflags)
+
+    def _alloc(self, path: Callable[[int, int, int], int | None], order: int, mt: int, cpu: int, aflags: int) -> int:
+        self.check_request(order, mt, cpu)
+        self.begin(cpu)
+        pfn = path(order, mt, default_aflags(mt) if aflags == -1 else aflags)
+        self.answer(pfn, order, mt)
         if pfn is None:
-            self._alloc.failed(order, mt)
             raise OutOfPages(f"zone {self.name} has no run of order {order} for type {mt} under these flags")
-        return self._alloc.served(pfn, order, mt)
+        return pfn
 
-    def alloc_bulk(self, n: int, migratetype: int = MOVABLE, cpu: int = 0) -> list[int]:
-        """
-        B-93: up to n pages of order 0; empty if there is none.
-        """
-        self._check_count(n)
-        self._check_request(0, migratetype, cpu)
-        with self._operation(cpu):
-            pfns = self._alloc.bulk(n, migratetype, self.zone_index)
-            if pfns:
-                return pfns
-            pfn = self._alloc.rmqueue(0, migratetype, default_aflags(migratetype))
-            if pfn is None:
-                self._alloc.failed(0, migratetype)
-                return []
-            return [self._alloc.served(pfn, 0, migratetype)]
+    def alloc_bulk(self, n: int, migratetype: int = names.MOVABLE, cpu: int = 0) -> list[int]:
+        """B-93: up to n pages of order 0."""
+        _check_count(n)
+        self.check_request(0, migratetype, cpu)
+        self.begin(cpu)
+        pfns = self.bulk(n, migratetype, self.zone_index)
+        if not pfns:
+            pfn = self.rmqueue(0, migratetype, default_aflags(migratetype))
+            self.answer(pfn, 0, migratetype)
+            pfns = [pfn] if pfn is not None else []
+        return pfns
 
     def free(self, pfn: int, cpu: int = 0, order: int = -1, irq: bool = False, nolock: bool = False) -> None:
-        """
-        B-80; nolock: B-92. order -1: whatever the head says.
-        """
-        self._check_executing(cpu)
-        self._check_free(pfn, order)
-        with self._operation(cpu):
-            self._free.free(pfn, self._free.prepare(pfn), irq=irq, nolock=nolock)
+        """B-80; nolock: B-92. order -1: whatever the head says."""
+        self.check_online(cpu)
+        self.check_allocated(pfn, order)
+        self.begin(cpu)
+        self.free_prepared(pfn, self.prepare(pfn), irq=irq, nolock=nolock)
 
     def free_direct(self, pfn: int, cpu: int = 0, to_tail: bool = False) -> None:
-        """
-        B-90: past the PCPs, straight into the zone.
-        """
-        self._check_executing(cpu)
-        self._check_free(pfn)
-        with self._operation(cpu):
-            self._free.direct(pfn, self._free.prepare(pfn), to_tail=to_tail)
+        """B-90: past the PCPs."""
+        self.check_online(cpu)
+        self.check_allocated(pfn)
+        self.begin(cpu)
+        self.free_past_pcp(pfn, self.prepare(pfn), to_tail=to_tail)
 
     def free_batch(self, pfns: Iterable[int], cpu: int = 0) -> None:
-        """
-        B-91, P-47: many allocations of any order.
-        """
+        """B-91, P-47: allocations of any order, in groups."""
         folios = [int(pfn) for pfn in pfns]
-        self._check_executing(cpu)
+        self.check_online(cpu)
         check_batch([(self, pfn) for pfn in folios])
-        with self._operation(cpu):
-            self._free.batch(folios)
+        self.begin(cpu)
+        for first in range(0, len(folios), names.FOLIO_BATCH):
+            self.free_group(folios[first : first + names.FOLIO_BATCH])
 
     def free_contig(self, pfn: int, n: int, cpu: int = 0) -> None:
-        """
-        B-94: n allocations of order 0 that lie side by side.
-        """
-        self._check_count(n)
-        self._check_executing(cpu)
+        """B-94: n allocations of order 0, side by side."""
+        _check_count(n)
+        self.check_online(cpu)
         for page in range(pfn, pfn + n):
-            self._check_free(page, 0)
-        with self._operation(cpu):
-            self._free.contig(pfn, n)
+            self.check_allocated(page, 0)
+        self.begin(cpu)
+        self.free_range(pfn, pfn + n)
 
     def split(self, pfn: int) -> None:
-        """
-        Make an allocation one of order 0 for each of its pages.
-        """
-        order, mt, movable = self._check_free(pfn)
-        for page in range(pfn, pfn + (1 << order)):
-            self._memory.allocated[page] = Allocation(0, mt, movable)
+        """Make an allocation one of order 0 for each of its pages."""
+        order, mt, movable = self.check_allocated(pfn)
+        self.allocated |= dict.fromkeys(range(pfn, pfn + (1 << order)), Allocation(0, mt, movable))
 
     def set_movable(self, pfn: int, movable: bool = True) -> None:
-        """
-        Whether the pages of an allocation are on an LRU list, or movable_ops pages (1.4).
-        """
-        order, mt, _ = self._check_free(pfn)
-        self._memory.allocated[pfn] = Allocation(order, mt, int(movable))
+        """Whether the pages of an allocation are lru or movable_ops (1.4)."""
+        self.allocated[pfn] = self.check_allocated(pfn)._replace(movable=int(movable))
 
-    def drain(
-        self, cpu: int | None = None, n: int | None = None, start: int = UNMOVABLE, by: int | None = None
-    ) -> None:
-        """
-        Empty all PCPs, one PCP (B-100), or free about n pages of one, beginning with type ``start`` (P-60).
-        """
+    def drain(self, cpu: int | None = None, n: int | None = None, start: int = 0, by: int | None = None) -> None:
+        """Empty all PCPs or one (B-100), or free about n pages of one, beginning with type ``start`` (P-60)."""
         if cpu is not None:
             self._check_cpu(cpu)
         if n is not None:
-            self._check_count(n)
-            if cpu is None:
-                raise UsageError(f"a drain of n={n} pages needs the CPU whose pages they are")
-        if not 0 <= start < NR_PCP_TYPES:
-            raise UsageError(f"start is {start}, must be a type 0..{NR_PCP_TYPES - 1}")
-        with self._operation(self._executing(by, cpu)):
-            if cpu is None:
-                self._drain.drain_all()
-            elif n is None:
-                self._drain.drain_zone(cpu)
-            else:
-                self._drain.drain(cpu, n, 0, start)
+            _check_count(n)
+            _require(cpu is not None, f"a drain of n={n} pages needs the CPU whose pages they are")
+        _check_type(start, "start")
+        self.begin(self._executing(by, cpu))
+        if cpu is None:
+            self.drain_all()
+        elif n is None:
+            self.drain_zone(cpu)
+        else:
+            self.drain_pcp(cpu, n, 0, start)
 
     def tick(self, cpu: int = 0) -> None:
-        """
-        The vmstat tick of a CPU (B-101).
-        """
-        self._check_executing(cpu)
-        with self._operation(cpu):
-            self._drain.tick(cpu)
+        """The vmstat tick of a CPU (B-101)."""
+        self._enter(cpu)
+        self.vmstat_tick(cpu)
 
     def fold(self, cpu: int = 0) -> None:
-        """
-        Fold a CPU's counter differences only, as on idle entry (B-17).
-        """
-        self._check_executing(cpu)
-        with self._operation(cpu):
-            self._drain.fold(cpu)
+        """A CPU's counter differences only, as on idle entry (B-17)."""
+        self._enter(cpu)
+        self.fold_cpu(cpu)
 
     def decay(self, cpu: int = 0) -> None:
-        """
-        The part of the tick that shrinks the PCP (B-102).
-        """
-        self._check_executing(cpu)
-        with self._operation(cpu):
-            self._drain.decay(cpu)
+        """The part of the tick that shrinks the PCP (B-102)."""
+        self._enter(cpu)
+        self.decay_pcp(cpu)
 
     def offline(self, cpu: int) -> None:
-        """
-        B-105, P-85: a CPU dies; another one cleans up.
-        """
-        self._check_executing(cpu)
-        m = self._memory
-        others = [other for other, pcp in enumerate(m.pcps) if pcp.online and other != cpu]
+        """B-105, P-85: a CPU dies, the lowest other one cleans up."""
+        self.check_online(cpu)
+        others = [other for other, pcp in enumerate(self.pcps) if pcp.online and other != cpu]
         if not others:
             raise CpuOffline(f"CPU {cpu} is the last one on-line, it cannot go off-line")
-        with self._operation(others[0]):
-            m.pcps[cpu].online = 0  # first: from now on nothing is routed to it
-            self._drain.drain_zone(cpu)
-            m.fold(cpu)
-            if self._policy.gate != "never":  # nobody owns blocks otherwise, and mainline has no such scan
-                self._ownership.disown_all(cpu)
-            self._resize()
+        self.begin(others[0])
+        self.pcps[cpu].online = 0  # first: from now on nothing is routed to it
+        self.drain_zone(cpu)
+        self.fold_stat(cpu)
+        if self.policy.gate != "never":  # otherwise nobody owns blocks, and the baseline has no such scan
+            self.disown_all(cpu)
+        self._resize()
 
     def online(self, cpu: int) -> None:
-        """
-        B-105: a CPU comes back, with an empty PCP.
-        """
+        """B-105: a CPU comes back, with an empty PCP."""
         self._check_cpu(cpu)
-        if self._memory.pcps[cpu].online:
+        if self.pcps[cpu].online:
             raise CpuOffline(f"CPU {cpu} is on-line already")
-        with self._operation(self._executing(None, None)):
-            self._memory.pcps[cpu].online = 1
-            self._resize()
+        self.begin(self._executing(None))
+        self.pcps[cpu].online = 1
+        self._resize()
 
     def _resize(self) -> None:
-        """
-        B-13, B-16: sizes follow the number of CPUs, unless they were given.
-        """
-        m = self._memory
-        cpus = sum(pcp.online for pcp in m.pcps)
-        if m.auto_sizing:
-            batch, high_min, high_max = sizing.pcp_sizing(m.managed, cpus, wmark_pages(m, WMARK_LOW))
-            if m.pageset != [high_min, high_max, batch]:
-                m.pageset = [high_min, high_max, batch]
-                for pcp in m.pcps:
-                    pcp.high_min, pcp.high_max, pcp.batch = high_min, high_max, batch
-        if m.auto_threshold:
-            m.stat_threshold = sizing.stat_threshold(m.managed, cpus)
+        """B-13, B-16: sizes follow the number of CPUs, unless they were given."""
+        cpus = sum(pcp.online for pcp in self.pcps)
+        if self.auto_threshold:
+            self.stat_threshold = sizing.stat_threshold(self.managed, cpus)
+        batch, high_min, high_max = sizing.pcp_sizing(self.managed, cpus, self.wmark(names.WMARK_LOW))
+        if self.auto_sizing and self.pageset != [high_min, high_max, batch]:
+            self.pageset = [high_min, high_max, batch]
+            for pcp in self.pcps:
+                pcp.high_min, pcp.high_max, pcp.batch = self.pageset
 
     def isolate(self, pfn: int, cma: bool = False, check: bool = True, by: int | None = None) -> bool:
-        """
-        B-110 of the block that holds pfn; check=False skips the test for unmovable pages. False: refused.
-        """
+        """B-110 of the block that holds pfn; check=False skips the test for unmovable pages. False: refused."""
         self._check_inside(pfn)
-        with self._operation(self._executing(by, None)):
-            return self._isolation.isolate(pfn, cma, check)
+        self.begin(self._executing(by))
+        return self.isolate_block(self.block_index(pfn), cma, check)
 
     def unisolate(self, pfn: int, by: int | None = None) -> bool:
-        """
-        B-111. False if the block is not isolated.
-        """
+        """B-111. False if the block is not isolated."""
         self._check_inside(pfn)
-        with self._operation(self._executing(by, None)):
-            return self._isolation.unisolate(pfn)
+        self.begin(self._executing(by))
+        return self.unisolate_block(self.block_index(pfn))
 
-    def unreserve(self, force: bool = False, migratetype: int = MOVABLE, by: int | None = None) -> bool:
-        """
-        B-71 for this zone: give one high-atomic block to a type. False: nothing moved.
-        """
-        self._check_type(migratetype)
-        with self._operation(self._executing(by, None)):
-            return self._buddy.unreserve(migratetype, force)
+    def unreserve(self, force: bool = False, migratetype: int = names.MOVABLE, by: int | None = None) -> bool:
+        """B-71 for this zone. False: nothing moved."""
+        _check_type(migratetype)
+        self.begin(self._executing(by))
+        return self.give_back_reserve(migratetype, force)
 
     # Arguments
 
-    @contextmanager
-    def _operation(self, cpu: int) -> Iterator[None]:
-        """
-        One operation, executed by ``cpu``; trylocks that were to fail in it are forgotten afterwards.
-        """
-        m = self._memory
-        m.this_cpu, m.tries = cpu, 0
-        try:
-            yield
-        finally:
-            m.failing = 0
+    def _enter(self, cpu: int) -> None:
+        self.check_online(cpu)
+        self.begin(cpu)
 
-    def _executing(self, by: int | None, cpu: int | None) -> int:
-        """
-        The CPU that executes: ``by``, else the CPU that it is about, else the lowest on-line one.
-        """
-        pcps = self._memory.pcps
+    def _executing(self, by: int | None, cpu: int | None = None) -> int:
         if by is not None:
-            self._check_executing(by)
+            self.check_online(by)
             return by
-        if cpu is not None and pcps[cpu].online:
+        if cpu is not None and self.pcps[cpu].online:
             return cpu
-        return next(other for other, pcp in enumerate(pcps) if pcp.online)
+        return next(other for other, pcp in enumerate(self.pcps) if pcp.online)
 
-    def _check_request(self, order: int, migratetype: int, cpu: int) -> None:
-        self._check_order(order)
-        self._check_type(migratetype)
-        self._check_executing(cpu)
-
-    def _check_order(self, order: int) -> None:
-        if not 0 <= order <= MAX_PAGE_ORDER:
-            raise UsageError(f"order is {order}, must be 0..{MAX_PAGE_ORDER}")
-
-    def _check_type(self, mt: int) -> None:
-        if not 0 <= mt < NR_PCP_TYPES:
-            raise UsageError(f"migratetype is {mt}, must be 0..{NR_PCP_TYPES - 1} (Unmovable, Movable, Reclaimable)")
-
-    def _check_count(self, n: int) -> None:
-        if n < 1:
-            raise UsageError(f"n is {n}, must be at least 1")
+    def check_request(self, order: int, migratetype: int, cpu: int) -> None:
+        _check_order(order)
+        _check_type(migratetype)
+        self.check_online(cpu)
 
     def _check_cpu(self, cpu: int) -> None:
-        if not 0 <= cpu < self.cpus:
-            raise UsageError(f"cpu is {cpu}, the zone has CPUs 0..{self.cpus - 1}")
+        _require(0 <= cpu < self.cpus, f"cpu is {cpu}, must be 0..{self.cpus - 1}")
 
-    def _check_executing(self, cpu: int) -> None:
+    def check_online(self, cpu: int) -> None:
         self._check_cpu(cpu)
-        if not self._memory.pcps[cpu].online:
+        if not self.pcps[cpu].online:
             raise CpuOffline(f"CPU {cpu} is off-line")
 
     def _check_inside(self, pfn: int) -> None:
-        m = self._memory
-        if not m.start_pfn <= pfn < m.end_pfn:
-            raise UsageError(f"pfn {pfn} is outside zone {m.name}, which has {m.start_pfn}..{m.end_pfn - 1}")
+        inside = self.start_pfn <= pfn < self.end_pfn
+        _require(inside, f"pfn {pfn} is outside zone {self.name}, which has {self.start_pfn}..{self.end_pfn - 1}")
 
-    def _check_free(self, pfn: int, order: int = -1) -> Allocation:
-        """
-        The allocation that begins at pfn, which must be of that order; -1: of any.
-        """
+    def check_allocated(self, pfn: int, order: int = -1) -> Allocation:
+        """The allocation that begins at pfn and is of that order; -1: of any."""
         if order != -1:
-            self._check_order(order)
-        allocation = self._memory.allocated.get(pfn)
+            _check_order(order)
+        allocation = self.allocated.get(pfn)
         if allocation is None:
             self._refuse(pfn)
         if order not in (-1, allocation.order):
@@ -548,36 +364,45 @@ class Zone:
         return allocation
 
     def _refuse(self, pfn: int) -> NoReturn:
-        """
-        BadFree, with what is there instead of the head of an allocation.
-        """
-        m = self._memory
-        if not m.start_pfn <= pfn < m.end_pfn:
-            raise BadFree(f"pfn {pfn} is outside zone {m.name}, which has {m.start_pfn}..{m.end_pfn - 1}")
+        """BadFree, with what is there instead."""
         there = "a hole"
-        found = m.run_at(pfn)
-        deferred = any(head <= pfn < head + (1 << order) for head, order in m.deferred)
-        if found is not None:
+        found = self.run_at(pfn)
+        if not self.start_pfn <= pfn < self.end_pfn:
+            there = f"outside zone {self.name}, which has {self.start_pfn}..{self.end_pfn - 1}"
+        elif found is not None:
             head, run = found
-            what = "interior" if pfn != head else "head"
+            part = f"{'interior' if pfn != head else 'head'} of the run of order {run.order} at {head}"
             if isinstance(run, Chunk):
-                there = f"free in the zone, {what} of the chunk of order {run.order} at {head}"
-            elif isinstance(run, Entry):
-                there = f"on CPU {run.cpu}'s PCP list, {what} of the entry of order {run.order} at {head}"
+                there = f"free in the zone, {part}"
             else:
-                there = f"interior of the allocation of order {run.order} at {head}"
-        elif deferred:
-            there = "freed already, it waits on the zone's deferred stack"
+                there = f"on CPU {run.cpu}'s PCP list, {part}" if isinstance(run, Entry) else f"{part}, an allocation"
+        elif any(head <= pfn < head + (1 << order) for head, order in self.deferred):
+            there = "freed already, on the zone's deferred stack"
         raise BadFree(f"pfn {pfn} is not the head of an allocation: it is {there}")
 
 
-def check_batch(folios: Sequence[tuple[Zone, int]]) -> None:
-    """
-    Every folio of a batch is an allocation of its zone, and none comes twice.
-    """
+def _require(ok: bool, text: str) -> None:
+    if not ok:
+        raise UsageError(text)
+
+
+def _check_order(order: int) -> None:
+    _require(0 <= order <= names.MAX_PAGE_ORDER, f"order is {order}, must be 0..{names.MAX_PAGE_ORDER}")
+
+
+def _check_type(mt: int, argument: str = "migratetype") -> None:
+    _require(0 <= mt < names.NR_PCP_TYPES, f"{argument} is {mt}, must be 0 Unmovable, 1 Movable or 2 Reclaimable")
+
+
+def _check_count(n: int) -> None:
+    _require(n >= 1, f"n is {n}, must be at least 1")
+
+
+def check_batch(folios: Iterable[tuple[Zone, int]]) -> None:
+    """Every folio of a batch is an allocation of its zone, and none comes twice."""
     seen: set[int] = set()
     for zone, pfn in folios:
-        zone._check_free(pfn)
+        zone.check_allocated(pfn)
         if pfn in seen:
             raise BadFree(f"pfn {pfn} comes twice in the batch")
         seen.add(pfn)
