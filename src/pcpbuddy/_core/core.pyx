@@ -25,9 +25,9 @@ from .calls cimport (
     bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, lowest_online, offline_cpu, online_cpu, split_page, tick,
 )
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
-from .node cimport NodeRef, node_alloc, node_bulk, node_zone_of
+from .node cimport NodeRef, gfp_type, gfp_valid, node_alloc, node_bulk, node_zone_of
 from .ops cimport (
-    AT_END, A_START, A_ZONE, B_START, DONE, D_START, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BATCH, OP_IRQ, OP_NOLOCK,
+    AT_END, A_START, A_ZONE, B_START, DONE, D_START, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH, OP_IRQ, OP_NOLOCK,
     OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Op, Z_ISOLATE, Z_START, Z_UNISOLATE, Z_UNRESERVE, alloc_step, bulk_alloc_step,
     drain_step, free_step, not_served, zone_step,
 )
@@ -147,6 +147,12 @@ cdef class Zone:
             )
         if [batch, high_min, high_max].count(None) not in (0, 3):
             raise ConfigError("batch, high_min and high_max are given together or not at all")
+        if batch is not None and not (batch >= 1 and 0 <= high_min <= high_max):
+            raise ConfigError(
+                f"batch={batch}, high_min={high_min}, high_max={high_max}: expected batch >= 1 and 0 <= high_min <= high_max"
+            )
+        if watermark is not None and len(watermark) != 4:
+            raise ConfigError(f"{len(watermark)} watermarks: expected min, low, high, promo in pages")
         if not 0 <= zone_index < 5:
             raise ConfigError(f"zone_index={zone_index}: expected 0..4")
         if stat_threshold is not None and not 0 <= stat_threshold <= 125:
@@ -246,10 +252,16 @@ cdef class Zone:
     cdef idx need_page(self, int64_t pfn) except 0:
         if not self.z.s.start_pfn <= pfn < self.z.s.start_pfn + self.z.s.spanned:
             raise BadFree(
-                f"pfn {pfn} is not in zone {self.name}: it has pfns "
+                f"pfn {pfn} is outside zone {self.name}: it has pfns "
                 f"{self.z.s.start_pfn}..{self.z.s.start_pfn + self.z.s.spanned - 1}"
             )
         return index_of(&self.z, pfn)
+
+    cdef idx need_block(self, int64_t pfn) except 0:
+        try:
+            return self.need_page(pfn)
+        except BadFree as error:
+            raise UsageError(str(error)) from None
 
     cdef idx need_allocation(self, int64_t pfn, int order) except 0:
         """The head of an allocation of that order (-1: of any), or a BadFree that says what is there."""
@@ -390,6 +402,7 @@ cdef class Zone:
         cdef Op op
         self.bad_request(order, migratetype, cpu)
         begin(&op, A_ZONE, False, cpu)
+        op.flags = OP_BARE
         op.order = order
         op.type = migratetype
         op.aflags = aflags
@@ -421,6 +434,8 @@ cdef class Zone:
         cdef int executing
         if not 0 <= start < 3:
             raise UsageError(f"start {start}: a drain starts at type 0, 1 or 2")
+        if cpu is None and n is not None:
+            raise UsageError(f"drain of {n} pages: of which CPU?")
         if cpu is not None and not 0 <= cpu < self.z.s.cpus:
             self.need_cpu(cpu)
         executing = self.executing(by, -1 if cpu is None else cpu)
@@ -478,11 +493,11 @@ cdef class Zone:
         return op.result
 
     def isolate(self, int64_t pfn, bint cma=False, bint check=True, by=None):
-        cdef idx i = self.need_page(pfn)
+        cdef idx i = self.need_block(pfn)
         return bool(self.zone_section(Z_ISOLATE, i, cma | check << 1, 0, self.executing(by, -1)))
 
     def unisolate(self, int64_t pfn, by=None):
-        cdef idx i = self.need_page(pfn)
+        cdef idx i = self.need_block(pfn)
         return bool(self.zone_section(Z_UNISOLATE, i, 0, 0, self.executing(by, -1)))
 
     def unreserve(self, bint force=False, int migratetype=1, by=None):

@@ -115,6 +115,11 @@ cdef class Operation:
 
 # -- Node ----------------------------------------------------------------------------------------------------
 
+cdef int need_type(int gfp) except -1:
+    if not gfp_valid(gfp):
+        raise UsageError(f"gfp {gfp:#x}: expected at most one of DMA, DMA32, HIGHMEM, and of MOVABLE, RECLAIMABLE")
+    return gfp_type(gfp)
+
 cdef class Node:
     cdef NodeRef ref
     cdef readonly list zones
@@ -157,7 +162,7 @@ cdef class Node:
         cdef int where = 0
         cdef idx i
         cdef Zone zone = self.zones[0]
-        zone.bad_request(order, (gfp & 0x18) >> 3, cpu)
+        zone.bad_request(order, need_type(gfp), cpu)
         i = node_alloc(&self.ref, order, gfp, cpu, &where)
         self.rest()
         if i:
@@ -175,7 +180,7 @@ cdef class Node:
         cdef Zone zone = self.zones[0]
         if n < 1:
             raise UsageError(f"{n} pages: expected 1 or more")
-        zone.bad_request(0, (gfp & 0x18) >> 3, cpu)
+        zone.bad_request(0, need_type(gfp), cpu)
         pages = <idx *>malloc(n * sizeof(idx))
         if pages is NULL:
             raise MemoryError()
@@ -196,8 +201,12 @@ cdef class Node:
         B-91 per zone: a group is cut where the zone changes.
         """
         run = []
+        pfns = [int(pfn) for pfn in pfns]
         for pfn in pfns:
             self.zone_of(pfn).need_allocation(pfn, -1)
+        if len(set(pfns)) != len(pfns):
+            raise BadFree("a pfn is in the batch twice")
+        (<Zone>self.zones[0]).need_cpu(cpu)
         for pfn in pfns:
             if run and self.zone_of(run[0]) is not self.zone_of(pfn):
                 self.zone_of(run[0]).free_batch(run, cpu)
@@ -337,7 +346,7 @@ cdef uint64_t first_bad_request(Replay *r, Request *q, uint64_t n, int cpus) noe
     while k < n:
         if q[k].cpu >= cpus or q[k].order > MAX_ORDER or <uint64_t>q[k].pfn + (1u << q[k].order) > r.nr_handles:
             return k
-        if q[k].op > 9 or (q[k].gfp & 0x18) == 0x18 and q[k].op in (0, 2):
+        if q[k].op > 9 or not gfp_valid(q[k].gfp) and q[k].op in (0, 2):
             return k
         if (q[k].op == 3) != (more > 0) or q[k].op == 2 and (q[k].nr < 1 or q[k].nr > 65536 or k + q[k].nr > n):
             return k

@@ -1,12 +1,14 @@
 # Isolation of pageblocks (baseline section 14, rfc.md P-86). Zone lock.
 
+from libc.stdint cimport uint8_t
+
+from .atomic cimport store8
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
 from .ownership cimport BY_ISOLATE, disown
 from .page cimport (
-    ALLOC, CMA, DEFERRED, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, STRADDLES, Block, Zone, block_number, block_of, idx,
+    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, STRADDLES, Block, Zone, block_number, block_of, idx,
     word_of, word_order,
 )
-from .atomic cimport store8
 
 
 cdef inline bint has_unmovable(Zone *z, idx start, bint for_cma) noexcept nogil:
@@ -17,7 +19,7 @@ cdef inline bint has_unmovable(Zone *z, idx start, bint for_cma) noexcept nogil:
         return True
     while p < start + PB_PAGES:
         state = word_of(z, p) & 7
-        if state == HOLE or state == DEFERRED:
+        if state == HOLE:
             return True
         if state == ALLOC:
             if not word_of(z, p) & MOVABLE_BIT:
@@ -27,24 +29,29 @@ cdef inline bint has_unmovable(Zone *z, idx start, bint for_cma) noexcept nogil:
             p += 1
     return False
 
+cdef inline void set_isolated(Zone *z, int cpu, idx start, bint isolate) noexcept nogil:
+    """The free chunks of a block from or to the isolate lists; a chunk that is larger than the block is cut (B-110)."""
+    cdef Block *b = block_of(z, start)
+    cdef idx big = start & ~((<idx>1 << MAX_ORDER) - 1)
+    cdef int before = b.eff
+    cdef int after = ISOLATE if isolate else b.type
+    if is_free_chunk(z, big, MAX_ORDER):
+        remove(z, cpu, big, MAX_ORDER, before)
+        account(z, cpu, -(1 << MAX_ORDER), before)
+        store8(&b.eff, <uint8_t>after)
+        split_free(z, cpu, big, MAX_ORDER, False)
+    else:
+        move_block(z, cpu, start, before, after)
+        store8(&b.eff, <uint8_t>after)
+
 cdef inline bint isolate_block(Zone *z, int cpu, idx i, bint for_cma, bint check) noexcept nogil:
     """B-110. T7: an isolated block is nobody's."""
     cdef idx start = i & ~(<idx>PB_PAGES - 1)
-    cdef idx big = i & ~((<idx>1 << MAX_ORDER) - 1)
     cdef Block *b = block_of(z, start)
-    cdef int T
     if b.eff == ISOLATE or b.flags & STRADDLES or check and has_unmovable(z, start, for_cma):
         return False
     disown(z, block_number(z, start), BY_ISOLATE)
-    if is_free_chunk(z, big, MAX_ORDER):
-        T = block_of(z, big).eff
-        remove(z, cpu, big, MAX_ORDER, T)
-        account(z, cpu, -(1 << MAX_ORDER), T)
-        store8(&b.eff, ISOLATE)
-        split_free(z, cpu, big, MAX_ORDER, False)
-    else:
-        move_block(z, cpu, start, b.eff, ISOLATE)
-        store8(&b.eff, ISOLATE)
+    set_isolated(z, cpu, start, True)
     z.s.nr_isolate_pageblock += 1
     return True
 
@@ -61,7 +68,6 @@ cdef inline bint unisolate_block(Zone *z, int cpu, idx i) noexcept nogil:
         store8(&b.eff, b.type)
         merge_free(z, cpu, start, PB, b.type, True)
     else:
-        move_block(z, cpu, start, ISOLATE, b.type)
-        store8(&b.eff, b.type)
+        set_isolated(z, cpu, start, False)
     z.s.nr_isolate_pageblock -= 1
     return True

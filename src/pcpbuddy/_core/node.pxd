@@ -32,6 +32,10 @@ cdef inline int gfp_type(int gfp) noexcept nogil:
     """B-25."""
     return (gfp & 0x18) >> 3
 
+cdef inline bint gfp_valid(int gfp) noexcept nogil:
+    """B-25, B-26: at most one of DMA, DMA32 and HIGHMEM, and not both mobilities."""
+    return (gfp & 7) in (0, 1, 2, 4) and gfp & 0x18 != 0x18
+
 cdef inline int gfp_zone(int gfp) noexcept nogil:
     """B-26 on a 64-bit machine."""
     if gfp & 1:

@@ -77,14 +77,15 @@ cdef enum:  # states
     AT_END = 60
 
 cdef enum:  # op.flags
-    OP_IRQ = 1                 # in interrupt context: never waits for a PCP lock (P-42)
-    OP_NOLOCK = 2              # B-92
-    OP_BATCH = 4               # B-91: emits mm_page_free_batched
-    OP_PREPARED = 8            # no mm_page_free any more (B-94)
+    OP_BARE = 1                # A: B-66 alone
+    OP_IRQ = 1                 # F: in interrupt context: never waits for a PCP lock (P-42)
+    OP_NOLOCK = 2              # F: B-92
+    OP_BATCH = 4               # F: B-91: emits mm_page_free_batched
+    OP_PREPARED = 8            # F: no mm_page_free any more (B-94)
     OP_ALL = 16                # D: until the PCP is empty (B-100)
     OP_ONE_HOLD = 32           # D: keep the PCP lock between zone-lock holds
     OP_AGAIN = 64              # D: the merge pass is done, op.n counts down
-    OP_TAIL = 128              # direct frees to the tail (B-97)
+    OP_TAIL = 128              # F: direct frees to the tail (B-97)
 
 cdef enum:  # op.section of a Z_ operation
     Z_ISOLATE = 0
@@ -141,14 +142,22 @@ cdef inline void count_cma(Zone *z, Counts *counts, idx i, int o, int T) noexcep
 cdef inline void hand_out(Zone *z, int cpu, idx i, int o, int T, int aflags) noexcept nogil:
     """After the locks: B-60 step 3, and the tracepoint as the very last (17.1)."""
     count_alloc(z, cpu, i, o, T)
-    if aflags & KSWAPD and z.s.flags & BOOSTED_WATERMARK:
-        z.s.flags &= ~BOOSTED_WATERMARK
+    wake_kswapd(z, aflags)
     emit(z, E_ALLOC, cpu, i, o, T)
 
+cdef inline void wake_kswapd(Zone *z, int aflags) noexcept nogil:
+    """B-60 step 3, whether a page was obtained or not."""
+    if aflags & KSWAPD and z.s.flags & BOOSTED_WATERMARK:
+        z.s.flags &= ~BOOSTED_WATERMARK
+
 cdef inline int served(Zone *z, Op *op) noexcept nogil:
+    if op.flags & OP_BARE:
+        op.aflags &= ~KSWAPD
     if op.page:
         z.counts[op.cpu].allocs_locked += op.locked
         hand_out(z, op.cpu, op.page, op.order, op.type, op.aflags)
+    else:
+        wake_kswapd(z, op.aflags)
     return DONE
 
 cdef inline void not_served(Zone *z, int cpu, int o, int T) noexcept nogil:
@@ -260,7 +269,7 @@ cdef inline uint32_t mark_for(Zone *z, idx i, int target) noexcept nogil:
     return MARK if load16(&block_of(z, i).owner) == target + 1 else 0
 
 cdef inline int lock_target(Zone *z, Op *op) noexcept nogil:
-    if op.target != op.cpu and z.s.policy.remote == REMOTE_BLOCK and not op.flags & OP_IRQ:
+    if op.target != op.cpu and z.s.policy.remote == REMOTE_BLOCK and not op.flags & (OP_IRQ | OP_NOLOCK):
         op.got = True
         return LOCK_PCP
     return TRY_PCP
