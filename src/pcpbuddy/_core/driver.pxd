@@ -7,18 +7,20 @@ from libc.stdint cimport uint32_t
 
 from .atomic cimport exchange32, likely, load16, load32, load8, relax, release32, unlikely
 from .ops cimport (
-    A_START, A_TRIED, F_PREPARE, F_TRIED, LOCK_PCP, LOCK_ZONE, OP_PREPARED, TRY_PCP, TRY_ZONE, UNLOCK_PCP,
-    UNLOCK_ZONE, Op, drain_begin, hand_out, prepare,
+    A_START, A_TRIED, F_NEXT, F_PREPARE, F_TRIED, LOCK_PCP, LOCK_ZONE, OP_PREPARED, TRY_PCP, TRY_ZONE, UNLOCK_PCP,
+    UNLOCK_ZONE, Op, drain_begin, hand_out, prepare, route,
 )
 from .page cimport (
-    Block, ISOLATE, MARK, Pcp, Zone, block_of, cpu_head, idx, list_del, word_of, word_order,
+    Block, ISOLATE, MARK, Pcp, REMOTE_BLOCK, Zone, block_of, cpu_head, idx, list_del, word_of, word_order,
 )
 from .pcp cimport commit, list_index, list_type, pcp_order, take_away
 
 cdef enum:
     NO_LOCKS = 0
     SPIN = 1
-    UNTRIED = -2
+    UNTRIED = -1               # answers of free_to: not asked
+    REFUSED = -2               # the trylock failed
+    GONE = -3                  # the target went off-line before its lock was had (P-44)
 
 
 cdef inline bint try_spin(uint32_t *lock) noexcept nogil:
@@ -36,6 +38,10 @@ cdef inline bint try_told(Zone *z) noexcept nogil:
 
 cdef inline bint try_pcp(Zone *z, Pcp *p, const int locks) noexcept nogil:
     return try_spin(&p.lock) if locks == SPIN else try_told(z)
+
+cdef inline void lock_pcp(Pcp *p, const int locks) noexcept nogil:
+    if locks == SPIN:
+        lock_spin(&p.lock)
 
 cdef inline void unlock_pcp(Pcp *p, const int locks) noexcept nogil:
     if locks == SPIN:
@@ -118,45 +124,58 @@ cdef inline idx alloc(Zone *z, int cpu, int o, int T, int aflags, const int lock
     z.run(z, &op)
     return op.page
 
-cdef inline int free_local(Zone *z, int cpu, idx i, const int o, Block *b, const int locks, bint *got) noexcept nogil:
-    """F_TRIED as a short cut: own lock free. Returns the pages to drain, with the lock held; 0: done."""
-    cdef Pcp *p = &z.pcp[cpu]
+cdef inline int free_to(
+    Zone *z, int cpu, int target, idx i, const int o, Block *b, const int locks, bint wait
+) noexcept nogil:
+    """F_TRIED as a short cut: target's lock free. Returns the pages to drain, with the lock held; 0: done."""
+    cdef Pcp *p = &z.pcp[target]
     cdef int n
     prepare(z, cpu, i, o)
-    got[0] = try_pcp(z, p, locks)
-    if unlikely(not got[0]):
-        return -1
-    n = commit(z, p, cpu, i, o, list_type(load8(&b.eff)), MARK if load16(&b.owner) == cpu + 1 else 0, False)
-    z.counts[cpu].frees_local += 1
+    if wait:
+        lock_pcp(p, locks)
+    elif unlikely(not try_pcp(z, p, locks)):
+        return REFUSED
+    if target != cpu and unlikely(not p.online):
+        unlock_pcp(p, locks)
+        return GONE
+    n = commit(z, p, target, i, o, list_type(load8(&b.eff)), MARK if load16(&b.owner) == target + 1 else 0, False)
+    if target == cpu:
+        z.counts[cpu].frees_local += 1
+    else:
+        z.counts[cpu].frees_remote += 1
     if likely(n == 0):
         unlock_pcp(p, locks)
     return n
 
 cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int locks) noexcept nogil:
-    """B-80, P-40. Own and nobody's blocks take the short cut."""
+    """B-80, P-40. Frees by interrupts, past the PCP, and of isolated blocks take no short cut."""
     cdef Op op
     cdef Block *b = block_of(z, i)
     cdef int o = word_order(word_of(z, i))
     cdef int owner = load16(&b.owner)
+    cdef int target = cpu
     cdef int n = UNTRIED
-    cdef bint got = False
     if likely(flags == 0 and load8(&b.eff) != ISOLATE and (owner == 0 or owner == cpu + 1)):
         if likely(o == 0):
-            n = free_local(z, cpu, i, 0, b, locks, &got)
+            n = free_to(z, cpu, cpu, i, 0, b, locks, False)
         elif pcp_order(o):
-            n = free_local(z, cpu, i, o, b, locks, &got)
-        if likely(n == 0):
-            return
+            n = free_to(z, cpu, cpu, i, o, b, locks, False)
+    elif flags == 0 and load8(&b.eff) != ISOLATE and pcp_order(o):
+        target = route(z, cpu, owner)
+        n = free_to(z, cpu, target, i, o, b, locks, target != cpu and z.s.policy.remote == REMOTE_BLOCK)
+    if likely(n == 0):
+        return
     begin(&op, F_PREPARE, False, cpu)
     op.flags = <unsigned char>flags
     op.page = i
     op.pages = &op.page
     op.nr = 1
     if n != UNTRIED:
-        op.at = F_TRIED
         op.flags = OP_PREPARED
         op.end = 1
-        if got:
+        op.target = <unsigned short>target
+        op.at = F_NEXT if n == GONE else F_TRIED
+        if n > 0:
             op.n = n
             op.k = 1
             op.held = True

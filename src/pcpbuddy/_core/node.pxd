@@ -1,6 +1,6 @@
 # Several zones of one node: which zone serves a request (baseline sections 8 and 9).
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from .calls cimport bulk, bulk_watermark_ok, drain_all, lowest_online
 from .driver cimport NO_LOCKS, alloc, begin
@@ -176,8 +176,11 @@ cdef inline int node_bulk(NodeRef *node, int n, int gfp, int cpu, idx *pages, in
     return pages[0] != 0
 
 cdef inline int node_zone_of(NodeRef *node, int64_t pfn) noexcept nogil:
-    cdef int k
-    for k in range(node.nr):
-        if node.zones[k].s.start_pfn <= pfn < node.zones[k].s.start_pfn + node.zones[k].s.spanned:
+    cdef int k = node.nr - 1
+    cdef Zone *z
+    while k >= 0:                          # the highest first: it has most of the memory
+        z = node.zones[k]
+        if <uint64_t>(pfn - z.s.start_pfn) < <uint64_t>z.s.spanned:
             return k
+        k -= 1
     return -1

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
+from .atomic cimport unlikely
 from .calls cimport bulk, free_run, offline_cpu, online_cpu, split_page, tick
 from .driver cimport NO_LOCKS, begin, free_page
 from .events cimport E_FREE, emit
@@ -9,7 +10,7 @@ from .init cimport fold
 from .node cimport NodeRef, gfp_type, node_alloc, node_bulk, node_zone_of
 from .ops cimport Op, Z_ISOLATE, Z_START, Z_UNISOLATE
 from .page cimport (
-    ALLOC, MAX_ORDER, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order,
+    ALLOC, HEAD_MASK, MAX_ORDER, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order,
 )
 
 cdef enum:  # op numbers: requests.py
@@ -56,14 +57,28 @@ cdef struct Replay:
 cdef inline void map_page(Replay *r, uint32_t handle, int64_t pfn) noexcept nogil:
     r.map[handle] = <uint32_t>(pfn + H_BIAS)
 
-cdef inline void free_own(Replay *r, int cpu, int64_t pfn, int64_t n) noexcept nogil:
+cdef inline void map_run(uint32_t *map, uint32_t pfn, uint32_t pages) noexcept nogil:
+    cdef uint32_t k
+    for k in range(pages):
+        map[k] = pfn + k + H_BIAS
+
+cdef inline uint32_t unmap_run(uint32_t *map, uint32_t own, uint32_t most) noexcept nogil:
+    """How many of the next handles lie side by side here; they are freed now."""
+    cdef uint32_t n = 0
+    while n < most and map[n] == own + n:
+        map[n] = H_FREED
+        n += 1
+    return n
+
+cdef inline Zone *zone_of(Replay *r, int64_t pfn) noexcept nogil:
+    return r.node.zones[node_zone_of(&r.node, pfn)]
+
+cdef inline void free_own(Replay *r, Zone *z, int cpu, int64_t pfn, int64_t n) noexcept nogil:
     """
     Own pages pfn..pfn+n-1, which lie side by side, go back as the kernel would give them back.
 
     One whole allocation: one free. Anything else: split, and freed in the largest aligned pieces (B-94).
     """
-    cdef int k = node_zone_of(&r.node, pfn)
-    cdef Zone *z = r.node.zones[k]
     cdef idx i = index_of(z, pfn)
     cdef idx p
     cdef idx head
@@ -89,16 +104,16 @@ cdef inline void unmap(Replay *r, uint32_t handle, int o, int cpu) noexcept nogi
     for h in range(handle, handle + (1u << o)):
         if r.map[h] >= H_BIAS:
             r.frees_unseen += 1
-            free_own(r, cpu, r.map[h] - H_BIAS, 1)
+            free_own(r, zone_of(r, r.map[h] - H_BIAS), cpu, r.map[h] - H_BIAS, 1)
             r.map[h] = H_FREED
 
 cdef inline void replay_alloc(Replay *r, Request *q) noexcept nogil:
     cdef int where = 0
     cdef idx i
-    cdef int64_t pfn
     cdef uint32_t k
     cdef uint32_t pages = 1u << q.order
-    unmap(r, q.pfn, q.order, q.cpu)
+    if unlikely(q.order or r.map[q.pfn] >= H_BIAS):
+        unmap(r, q.pfn, q.order, q.cpu)
     i = node_alloc(&r.node, q.order, q.gfp, q.cpu, &where)
     if not i:
         for k in range(pages):
@@ -106,9 +121,7 @@ cdef inline void replay_alloc(Replay *r, Request *q) noexcept nogil:
         return
     if gfp_type(q.gfp) == MOVABLE:         # its user puts it on an LRU list: no claim counts it as stuck (B-46)
         set_word(r.node.zones[where], i, word_of(r.node.zones[where], i) | MOVABLE_BIT)
-    pfn = pfn_of(r.node.zones[where], i)
-    for k in range(pages):
-        map_page(r, q.pfn + k, pfn + k)
+    map_run(&r.map[q.pfn], <uint32_t>pfn_of(r.node.zones[where], i), pages)
     r.live += pages
 
 cdef inline void replay_bulk(Replay *r, Request *q, uint32_t n) noexcept nogil:
@@ -126,12 +139,30 @@ cdef inline void replay_bulk(Replay *r, Request *q, uint32_t n) noexcept nogil:
             r.map[q[k].pfn] = H_FAILED
     r.live += got
 
+cdef inline bint replay_free_single(Replay *r, Request *q) noexcept nogil:
+    """A single page that is a single page here too: most frees."""
+    cdef uint32_t own = r.map[q.pfn]
+    cdef Zone *z
+    cdef idx i
+    if q.order or own < H_BIAS:
+        return False
+    z = zone_of(r, own - H_BIAS)
+    i = index_of(z, own - H_BIAS)
+    if (word_of(z, i) & HEAD_MASK) != ALLOC:
+        return False
+    r.map[q.pfn] = H_FREED
+    r.live -= 1
+    free_page(z, q.cpu, i, 0, NO_LOCKS)
+    return True
+
 cdef inline void replay_free(Replay *r, Request *q) noexcept nogil:
     """Page by page through the map; own pages that lie side by side in one zone go together."""
     cdef uint32_t h = q.pfn
     cdef uint32_t end = q.pfn + (1u << q.order)
     cdef uint32_t own
     cdef uint32_t n
+    cdef int64_t room
+    cdef Zone *z
     while h < end:
         own = r.map[h]
         if own < H_BIAS:
@@ -142,14 +173,11 @@ cdef inline void replay_free(Replay *r, Request *q) noexcept nogil:
                 r.map[h] = H_FREED
             h += 1
             continue
-        n = 0
-        while h < end and r.map[h] == own + n and (
-            n == 0 or node_zone_of(&r.node, own + n - H_BIAS) == node_zone_of(&r.node, own - H_BIAS)
-        ):
-            r.map[h] = H_FREED
-            n += 1
-            h += 1
-        free_own(r, q.cpu, own - H_BIAS, n)
+        z = zone_of(r, own - H_BIAS)
+        room = z.s.start_pfn + z.s.spanned - (own - H_BIAS)
+        n = unmap_run(&r.map[h], own, min(end - h, <uint32_t>room))
+        h += n
+        free_own(r, z, q.cpu, own - H_BIAS, n)
 
 cdef inline void replay_other(Replay *r, Request *q) noexcept nogil:
     cdef Op op
@@ -190,7 +218,8 @@ cdef inline void replay_requests(Replay *r, Request *q, uint64_t n) noexcept nog
         if q.op == R_ALLOC:
             replay_alloc(r, q)
         elif q.op == R_FREE:
-            replay_free(r, q)
+            if unlikely(not replay_free_single(r, q)):
+                replay_free(r, q)
         elif q.op == R_BULK:
             rows = q.nr
             replay_bulk(r, q, rows)

@@ -127,10 +127,11 @@ class Request:
         self.zonelist = [zone for zone in reversed(zones) if ZONE_INDEX[zone.name] <= self.hz]
 
     def alloc(self) -> int:
+        if not self.zonelist:
+            raise OutOfPages(f"the node has no zone that gfp {self.gfp:#x} may use")
         found = self._fast_path() or self._slow_path()
         if found is None:
-            for zone in self.zonelist[:1]:
-                zone.answer(None, self.order, self.mt)
+            self.zonelist[0].answer(None, self.order, self.mt)
             raise OutOfPages(f"no zone has a run of order {self.order} for gfp {self.gfp:#x} under its watermarks")
         zone, pfn = found
         zone.answer(pfn, self.order, self.mt)
@@ -151,7 +152,7 @@ class Request:
         """B-28, B-76: the other zones are tried before the preferred one is fragmented."""
         aflags = default_aflags(self.mt) | self._common_aflags()
         found = None
-        if self.zonelist and self.zonelist[0].name == "Normal":
+        if self.zonelist[0].name == "Normal":
             found = self._walk(aflags | names.ALLOC_NOFRAGMENT)
         return found or self._walk(aflags)
 
