@@ -70,7 +70,9 @@ def test_imports_run_one_way(path):
 
 
 def test_the_compiled_core_imports_nothing_but_layers_below():
-    text = (SOURCE / "_core" / "core.pyx").read_text() + "".join(p.read_text() for p in (SOURCE / "_core").glob("*.pxi"))
+    text = (SOURCE / "_core" / "core.pyx").read_text() + "".join(
+        p.read_text() for p in (SOURCE / "_core").glob("*.pxi")
+    )
     assert set(re.findall(r"^from \.\.(\w+) import", text, re.MULTILINE)) <= {"config", "errors", "names"}
 
 
@@ -96,7 +98,9 @@ def test_import_is_light():
     ``import pcpbuddy`` loads none of NumPy, pyarrow, rich, nor the core; a Zone loads no more than the core.
     """
     heavy = "{'numpy', 'pyarrow', 'rich', 'hypothesis'} & set(sys.modules)"
-    assert run(f"import sys, pcpbuddy; print({heavy} or [m for m in sys.modules if m.startswith('pcpbuddy.')])") == "[]\n"
+    assert (
+        run(f"import sys, pcpbuddy; print({heavy} or [m for m in sys.modules if m.startswith('pcpbuddy.')])") == "[]\n"
+    )
     assert run(f"import sys, pcpbuddy; pcpbuddy.Zone(512).alloc(); print({heavy})") == "set()\n"
 
 

@@ -50,7 +50,9 @@ SWITCHES = (
     Switch("phase2", ("on", "off"), ("on", "off"), "P-35", "take chunks larger than the request"),
     Switch("phase1_source", ("rmqueue", "own_type"), ("rmqueue",), "P-34", "may phase 1 convert foreign whole blocks"),
     Switch("phase2_max", (8, 10), (8, 10), "P-35", "largest chunk order that phase 2 breaks"),
-    Switch("phase3", ("rest", "if_empty"), ("rest",), "P-37", "phase 3 completes the batch, or only saves an empty one"),
+    Switch(
+        "phase3", ("rest", "if_empty"), ("rest",), "P-37", "phase 3 completes the batch, or only saves an empty one"
+    ),
     Switch("merge", ("drain", "free", "never"), ("drain", "never"), "P-50, P-53", "when buddies merge inside a PCP"),
     Switch(
         "drain",

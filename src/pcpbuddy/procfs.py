@@ -92,5 +92,3 @@ def _pageset_lines(cpu: int, pcp: Mapping[str, Any], threshold: int) -> list[str
         f"              high_max: {pcp['high_max']:d}",
         f"  vm stats threshold: {threshold:d}",
     ]
-
-
