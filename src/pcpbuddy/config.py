@@ -22,8 +22,8 @@ class Switch(NamedTuple):
     """
 
     name: str
-    values: tuple
-    built: tuple
+    values: tuple[str | int, ...]
+    built: tuple[str | int, ...]
     rule: str
     meaning: str
 
@@ -127,9 +127,11 @@ class Policy:
             ):
                 raise ConfigError(f"switch {switch.name}={value} ({switch.rule}) is not built yet; built are: {built}")
             raise ConfigError(f"switch {switch.name} has no value {value!r}; built are: {built}")
-        if self.pcp_lists == 14 and not (self.gate == "never" and self.phase2 == self.local_split == "off"):
+        plain = self.gate == self.merge == "never" and self.phase0 == self.phase2 == self.local_split == "off"
+        if self.pcp_lists == 14 and not plain:
             raise ConfigError(
-                "pcp_lists=14 has no lists for split or owned chunks; use it with gate=never, phase2=off, local_split=off"
+                "pcp_lists=14 has no lists for split, merged or owned chunks; "
+                "use it with gate=never, phase0=off, phase2=off, merge=never, local_split=off"
             )
 
     def switches(self) -> dict[str, str | int]:

@@ -80,8 +80,8 @@ class Zone(_core.Zone):
     ) -> None:
         if (size is None) == (pages is None):
             raise ConfigError('a zone needs its size, such as size="1GiB", or its number of pages, and not both')
-        if size is not None:
-            pages = parse_size(size) // PAGE_SIZE
+        if pages is None:
+            pages = parse_size(size or 0) // PAGE_SIZE
         if cma is not None:
             cma_pages = parse_size(cma) // PAGE_SIZE
         super().__init__(
@@ -105,19 +105,19 @@ class Zone(_core.Zone):
 
     def buddyinfo(self) -> str:
         """
-        This zone's line of /proc/buddyinfo.
+        The zone's line of /proc/buddyinfo.
         """
         return procfs.buddyinfo([self])
 
     def pagetypeinfo(self) -> str:
         """
-        This zone as /proc/pagetypeinfo.
+        The zone as /proc/pagetypeinfo.
         """
         return procfs.pagetypeinfo([self])
 
     def zoneinfo(self) -> str:
         """
-        The allocator's lines of this zone in /proc/zoneinfo.
+        The allocator's lines of the zone in /proc/zoneinfo.
         """
         return procfs.zoneinfo([self])
 

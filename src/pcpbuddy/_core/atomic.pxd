@@ -5,6 +5,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
 
+
 cdef extern from *:
     """
     #define pb_load(p) __atomic_load_n((p), __ATOMIC_RELAXED)

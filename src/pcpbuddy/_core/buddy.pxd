@@ -1,14 +1,14 @@
 # The zone buddy (baseline sections 2 to 4). Everything here runs under the zone lock.
 
-from libc.stdint cimport int64_t, int8_t, int32_t, uint32_t, uint8_t
+from libc.stdint cimport int64_t, int8_t, uint32_t, uint8_t
 
 from .atomic cimport add64, load64
 from .events cimport emit_zone_locked
 from .ownership cimport disown_chunk, link_fragment
 from .page cimport (
-    BUDDY, Block, CMA, HEAD_MASK, HIGHATOMIC, ISOLATE, MAX_ORDER, NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, ORDER_SHIFT, PB,
-    PB_PAGES, Pcp, Zone, block_head, block_number, block_of, block_page, block_type, idx, list_add, list_del, mergeable,
-    set_block_type, set_word, word_of, zone_head,
+    BUDDY, CMA, HEAD_MASK, HIGHATOMIC, ISOLATE, MAX_ORDER, NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, ORDER_SHIFT, PB,
+    PB_PAGES, Block, Zone, block_head, block_number, block_of, block_page, block_type, idx, list_add, list_del,
+    mergeable, set_block_type, set_word, word_of, zone_head,
 )
 
 
@@ -195,7 +195,7 @@ cdef inline void split_free(Zone *z, int cpu, idx i, int o, bint to_tail) noexce
         i += 1u << o
 
 cdef inline int move_block(Zone *z, int cpu, idx i, int T1, int T2) noexcept nogil:
-    """Every free chunk of the block of i from T1 to T2, ascending. The caller sets the type. Returns the pages moved."""
+    """Every free chunk of the block of i from T1 to T2, ascending. The caller sets the type. Returns pages moved."""
     cdef idx end
     cdef int o
     cdef int moved = 0

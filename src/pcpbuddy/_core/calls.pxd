@@ -2,18 +2,16 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from .buddy cimport visible
 from .driver cimport begin
 from .events cimport E_FREE, emit
-from .ops cimport (
-    B_START, D_START, F_PREPARE, OP_ALL, OP_ONE_HOLD, OP_PREPARED, Op, Z_DISOWN, Z_START,
-)
-from .page cimport (
-    ALLOC, GATE_NEVER, MAX_ORDER, MOVABLE_BIT, NR_FREE, ORDER_SHIFT, Pcp, SCALE_MAX, TYPE_SHIFT, WMARK_LOW, Zone, idx,
-    pfn_of, set_word, word_of, word_order,
-)
-from .sizing cimport bit_length, resize
-from .buddy cimport visible
 from .init cimport fold
+from .ops cimport B_START, D_START, F_PREPARE, OP_ALL, OP_ONE_HOLD, OP_PREPARED, Z_DISOWN, Z_START, Op
+from .page cimport (
+    ALLOC, GATE_NEVER, MAX_ORDER, NR_FREE, ORDER_SHIFT, SCALE_MAX, WMARK_LOW, Pcp, Zone, idx, pfn_of, set_word,
+    word_of, word_order,
+)
+from .sizing cimport resize
 from .watermark cimport watermark, watermark_ok
 
 

@@ -3,14 +3,14 @@
 # `seen` has a byte per page of the zone: which list or owner claimed it. The first
 # violation ends the check and is described in a Fault; sentences are made outside.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint8_t
 
 from .buddy cimport is_free_chunk
 from .page cimport (
-    ALLOC, BLOCK_HEADS, BUDDY, Block, CMA, CPU_SHIFT, DEFERRED, HIGHATOMIC, HOLE, INTERIOR, ISOLATE, LINKED, MARK,
-    MAX_ORDER, MOVABLE, NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, NR_LISTS, NR_ORDERS, NR_STATS, NR_TYPES, PB, PB_PAGES, PCP, UNKNOWN,
-    Zone, block_head, block_of, block_page, cpu_head, idx, index_of, list_add, owned_head, word_of, word_order,
-    word_type, zone_head,
+    ALLOC, BLOCK_HEADS, BUDDY, CMA, CPU_SHIFT, DEFERRED, HIGHATOMIC, HOLE, ISOLATE, LINKED, MARK, MOVABLE, NR_FREE,
+    NR_FREE_BLOCKS, NR_FREE_CMA, NR_LISTS, NR_ORDERS, NR_STATS, NR_TYPES, PB, PB_PAGES, PCP, UNKNOWN, Block, Zone,
+    block_head, block_of, block_page, cpu_head, idx, index_of, owned_head, word_of, word_order, word_type,
+    zone_head,
 )
 
 cdef struct Fault:
@@ -51,6 +51,7 @@ cdef inline bint check_zone_lists(Zone *z, uint8_t *seen, Fault *f, int64_t *pag
     cdef uint32_t at
     cdef uint32_t prev
     cdef idx i
+    cdef Block *b
     for o in range(NR_ORDERS):
         n = 0
         for T in range(NR_TYPES):
@@ -64,10 +65,11 @@ cdef inline bint check_zone_lists(Zone *z, uint8_t *seen, Fault *f, int64_t *pag
                 if not is_free_chunk(z, i, o):
                     return fail(f, 2, i, word_of(z, i), o)
                 for k in range(1 << max(o - PB, 0)):
-                    if block_of(z, i + k * PB_PAGES).eff != T:
-                        return fail(f, 3, i, block_of(z, i + k * PB_PAGES).eff, T)
-                    if o >= PB and (block_of(z, i + k * PB_PAGES).owner or block_of(z, i + k * PB_PAGES).flags & LINKED):
-                        return fail(f, 12, i, block_of(z, i + k * PB_PAGES).owner, 0)
+                    b = block_of(z, i + k * PB_PAGES)
+                    if b.eff != T:
+                        return fail(f, 3, i, b.eff, T)
+                    if o >= PB and (b.owner or b.flags & LINKED):
+                        return fail(f, 12, i, b.owner, 0)
                 if o >= PB and word_of(z, i):
                     return fail(f, 9, i, word_of(z, i), 0)
                 if o < PB and is_free_chunk(z, i ^ (1u << o), o) and not i & (1u << o):
@@ -164,7 +166,7 @@ cdef inline bint check_pages(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
                 return fail(f, 10, i, word >> CPU_SHIFT, marker)
             marker = <int>(word >> CPU_SHIFT)
         if state == ALLOC or state == HOLE or state == DEFERRED:
-            if state == ALLOC and block_of(z, i).type == CMA and word_type(word) != MOVABLE and word_type(word) != UNKNOWN:
+            if state == ALLOC and block_of(z, i).type == CMA and word_type(word) not in (MOVABLE, UNKNOWN):
                 return fail(f, 27, i, word_type(word), MOVABLE)
             if not cover(z, seen, f, i, word_order(word), state):
                 return False

@@ -7,45 +7,45 @@
 
 import mmap
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, int8_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free as c_free, malloc
-from libc.string cimport memcpy
-
 from ..config import SWITCHES, Policy as PolicyConfig, policy as find_policy
 from ..errors import BadFree, ConfigError, Corruption, CpuOffline, OutOfPages, UsageError
 from ..names import DISOWN_REASONS, EVENT_NAMES, MAX_CPUS, MIGRATETYPE_NAMES
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free as c_free, malloc
+
 from .buddy cimport visible, zone_link
+from .calls cimport (
+    bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, lowest_online, offline_cpu, online_cpu,
+    split_page, tick,
+)
 from .check cimport Fault, check as check_state
 from .driver cimport NO_LOCKS, SPIN, alloc as alloc_page, begin, free_page, perform
 from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
-from .calls cimport (
-    bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, lowest_online, offline_cpu, online_cpu, split_page, tick,
-)
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
 from .node cimport NodeRef, gfp_type, gfp_valid, node_alloc, node_bulk, node_zone_of
 from .ops cimport (
-    AT_END, A_START, A_ZONE, B_START, DONE, D_START, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH, OP_IRQ, OP_NOLOCK,
-    OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Op, Z_ISOLATE, Z_START, Z_UNISOLATE, Z_UNRESERVE, alloc_step, bulk_alloc_step,
-    drain_step, free_step, not_served, zone_step,
+    AT_END, A_START, A_ZONE, B_START, DONE, D_START, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
+    OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Z_ISOLATE, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
+    alloc_step, bulk_alloc_step, drain_step, free_step, not_served, zone_step,
 )
-from .page cimport (
-    ALLOC, BLOCK_HEADS, BUDDY, Block, CMA, CPU_SHIFT, Counts, DEFERRED, Event, FREE_HIGH_BATCH, GATE_NEVER, HOLE,
-    INTERIOR, ISOLATE, LINKED, MARK, MAX_ORDER, MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES,
-    ORDER_SHIFT, PB, PB_PAGES, PCP, Page, Pcp, Ring, SCALE_MAX, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, ZoneState,
-    block_head, block_number, block_of, block_page, cpu_head, idx, index_of, owned_head, pfn_of, set_block_type,
-    set_word, word_of, word_order, word_type, zone_head,
-)
-from .page cimport Zone as CZone
-from .pcp cimport pcp_order, pcp_put
 from .ownership cimport own_link
+from .page cimport (
+    ALLOC, BLOCK_HEADS, BUDDY, CMA, CPU_SHIFT, DEFERRED, FREE_HIGH_BATCH, HOLE, INTERIOR, ISOLATE, LINKED, MARK,
+    MAX_ORDER, MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, PB, PB_PAGES, PCP,
+    TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Pcp, Ring, Zone as CZone, ZoneState, block_head,
+    block_of, block_page, cpu_head, idx, index_of, owned_head, pfn_of, set_block_type, set_word, word_of,
+    word_order, word_type, zone_head,
+)
+from .pcp cimport pcp_put
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
 from .sizing cimport (
-    default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold, zone_watermarks,
+    default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold,
+    zone_watermarks,
 )
-from .watermark cimport watermark, watermark_ok
+from .watermark cimport watermark_ok
 
 # Python names MAP_NORESERVE only from 3.13 on; the number is the same on all of Linux but Alpha, MIPS and SPARC.
 MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -143,13 +143,14 @@ cdef class Zone:
             raise ConfigError(f"a zone of {pages} pages at pfn {start_pfn}: expected 1 page or more, below pfn 2^31")
         if cma_pages < 0 or cma_pages % PB_PAGES or cma_pages > pages or cma_pages and (start_pfn + pages) % PB_PAGES:
             raise ConfigError(
-                f"cma_pages={cma_pages} of {pages}: expected whole pageblocks of {PB_PAGES} pages at the end of the zone"
+                f"cma_pages={cma_pages} of {pages}: expected whole pageblocks of {PB_PAGES} at the end of the zone"
             )
         if [batch, high_min, high_max].count(None) not in (0, 3):
             raise ConfigError("batch, high_min and high_max are given together or not at all")
         if batch is not None and not (batch >= 1 and 0 <= high_min <= high_max):
             raise ConfigError(
-                f"batch={batch}, high_min={high_min}, high_max={high_max}: expected batch >= 1 and 0 <= high_min <= high_max"
+                f"batch={batch}, high_min={high_min}, high_max={high_max}: expected batch >= 1 "
+                "and 0 <= high_min <= high_max"
             )
         if watermark is not None and len(watermark) != 4:
             raise ConfigError(f"{len(watermark)} watermarks: expected min, low, high, promo in pages")
@@ -270,7 +271,7 @@ cdef class Zone:
         if (word & 7) != ALLOC:
             raise BadFree(f"pfn {pfn} is {self.describe(i)}, not the head of an allocation (double free?)")
         if order >= 0 and word_order(word) != order:
-            raise BadFree(f"pfn {pfn} was allocated with order {word_order(word)}, not {order}: free it as it was taken")
+            raise BadFree(f"pfn {pfn} was allocated with order {word_order(word)}, not {order}: free it as taken")
         return i
 
     cdef str describe(self, idx i):
@@ -633,7 +634,8 @@ cdef class Zone:
 
     def walk_lengths(self):
         import numpy as np
-        return np.array([sum([self.z.counts[c].walk_lengths[k] for c in range(self.z.s.cpus)]) for k in range(64)], np.int64)
+        lengths = [sum([self.z.counts[c].walk_lengths[k] for c in range(self.z.s.cpus)]) for k in range(64)]
+        return np.array(lengths, np.int64)
 
     def cma_by_phase(self):
         import numpy as np
@@ -711,7 +713,6 @@ cdef class Zone:
 
     def events(self):
         cdef uint64_t k
-        cdef Event *e
         if self.ring.events is NULL:
             return []
         out = []
@@ -726,7 +727,7 @@ cdef class Zone:
 
     def restore(self, snapshot):
         if len(snapshot) != self.z.s.size:
-            raise UsageError(f"a snapshot of {len(snapshot)} bytes: this zone has {self.z.s.size}; it is of another zone")
+            raise UsageError(f"a snapshot of {len(snapshot)} bytes: this zone has {self.z.s.size}, so it is another's")
         self.memory[:len(snapshot)] = snapshot
 
     @classmethod

@@ -11,7 +11,7 @@ from .ops cimport (
     UNLOCK_ZONE, Op, drain_begin, hand_out, prepare, route,
 )
 from .page cimport (
-    Block, ISOLATE, MARK, Pcp, REMOTE_BLOCK, Zone, block_of, cpu_head, idx, list_del, word_of, word_order,
+    ISOLATE, MARK, REMOTE_BLOCK, Block, Pcp, Zone, block_of, cpu_head, idx, list_del, word_of, word_order,
 )
 from .pcp cimport commit, list_index, list_type, pcp_order, take_away
 
@@ -85,7 +85,9 @@ cdef inline void begin(Op *op, int at, int got, int cpu) noexcept nogil:
     op.end = 0
     op.result = 0
 
-cdef inline idx alloc_local(Zone *z, int cpu, const int o, int T, int aflags, const int locks, bint *got) noexcept nogil:
+cdef inline idx alloc_local(
+    Zone *z, int cpu, const int o, int T, int aflags, const int locks, bint *got
+) noexcept nogil:
     """A_TRIED as a short cut: own lock free, own list not empty. Else 0, and `got` says whether the lock is held."""
     cdef Pcp *p = &z.pcp[cpu]
     cdef idx head = cpu_head(cpu, list_index(z, o, T))

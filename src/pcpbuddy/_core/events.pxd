@@ -1,6 +1,6 @@
 # The event ring: kernel-shaped records (baseline section 17, rfc.md P-110), when asked for.
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t, uint16_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from .atomic cimport unlikely
 from .page cimport Event, Zone, idx, pfn_of

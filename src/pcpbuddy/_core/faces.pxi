@@ -319,8 +319,8 @@ cdef class HandleReplay:
             k = first_bad_request(&self.r, q, n, cpus)
             if k < n:
                 raise UsageError(
-                    f"request {k} (op {q[k].op}, cpu {q[k].cpu}, order {q[k].order}, pfn {q[k].pfn}, nr {q[k].nr}) does not "
-                    f"fit a node of {cpus} CPUs and {self.r.nr_handles} handles"
+                    f"request {k} (op {q[k].op}, cpu {q[k].cpu}, order {q[k].order}, pfn {q[k].pfn}, nr {q[k].nr}) "
+                    f"does not fit a node of {cpus} CPUs and {self.r.nr_handles} handles"
                 )
             start = time.perf_counter_ns()
             with nogil:

@@ -8,10 +8,9 @@ from .events cimport emit_extfrag
 from .ownership cimport BY_RETYPE, disown
 from .page cimport (
     ALLOC, BOOSTED_WATERMARK, BUDDY, HIGHATOMIC, KSWAPD, MAX_ORDER, MOVABLE, MOVABLE_BIT, NOFRAGMENT, NON_BLOCK,
-    NR_FREE, NR_FREE_CMA, OOM, ORDER_SHIFT, PB, PB_PAGES, RECLAIMABLE, STRADDLES, UNMOVABLE, USE_CMA, USE_HIGHATOMIC,
-    Zone, block_number, block_of, block_type, idx, mergeable, set_block_type, word_of, word_order,
+    NR_FREE, NR_FREE_CMA, OOM, PB, PB_PAGES, RECLAIMABLE, STRADDLES, UNMOVABLE, USE_CMA, USE_HIGHATOMIC, CMA as
+    CMA_TYPE, Zone, block_number, block_of, block_type, idx, mergeable, set_block_type, word_of, word_order,
 )
-from .page cimport CMA as CMA_TYPE
 
 cdef enum:  # the mode of B-40: where a bulk take last had to look
     M_NORMAL = 0

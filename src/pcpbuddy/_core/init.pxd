@@ -1,14 +1,11 @@
 # Laying out the memory of a zone, and filling it: fresh (B-97) or with chunks that are told.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from .buddy cimport account, insert, merge_free
 from .page cimport (
-    ALLOC, BLOCK_HEADS, CMA, CPU_HEADS, Counts, Block, DEFERRED, FREE_HIGH_BATCH, HEADS_PER_CPU, HOLE, MARK, MAX_ORDER,
-    MOVABLE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, PB, PB_PAGES, Page, Pcp, TYPE_SHIFT, Zone, ZoneState, STRADDLES,
-    block_head, block_number, block_of, block_page, cpu_head, idx, index_of, owned_head, pfn_of, set_block_type, set_word,
-    word_of, zone_head,
+    BLOCK_HEADS, CMA, CPU_HEADS, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, PB, PB_PAGES, STRADDLES, Block,
+    Counts, Page, Pcp, Zone, ZoneState, block_of, index_of, set_block_type,
 )
 
 

@@ -6,8 +6,8 @@ from .atomic cimport store8
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
 from .ownership cimport BY_ISOLATE, disown
 from .page cimport (
-    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, STRADDLES, Block, Zone, block_number, block_of, idx,
-    word_of, word_order,
+    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, STRADDLES, Block, Zone, block_number, block_of,
+    idx, word_of, word_order,
 )
 
 

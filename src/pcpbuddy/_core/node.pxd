@@ -2,13 +2,13 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from .calls cimport bulk, bulk_watermark_ok, drain_all, lowest_online
+from .calls cimport bulk, bulk_watermark_ok, drain_all
 from .driver cimport NO_LOCKS, alloc, begin
 from .fallback cimport worth_unreserving
-from .ops cimport Op, Z_START, Z_UNRESERVE, not_served
+from .ops cimport Z_START, Z_UNRESERVE, Op, not_served
 from .page cimport (
-    BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC, WMARK_LOW,
-    WMARK_MIN, Zone, idx,
+    BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC,
+    WMARK_LOW, WMARK_MIN, Zone, idx,
 )
 from .watermark cimport watermark_fast
 
@@ -82,7 +82,9 @@ cdef inline int slow_flags(int o, int gfp) noexcept nogil:
         flags |= USE_CMA
     return flags
 
-cdef inline idx walk(NodeRef *node, int first, int highest, int o, int T, int aflags, int cpu, int *where) noexcept nogil:
+cdef inline idx walk(
+    NodeRef *node, int first, int highest, int o, int T, int aflags, int cpu, int *where
+) noexcept nogil:
     """B-75: from the preferred zone down; a zone found below its high watermark says so."""
     cdef int k = first
     cdef Zone *z

@@ -8,7 +8,7 @@
 # The names of states: A_ allocation, B_ bulk allocation, F_ free, D_ drain, Z_ one zone section.
 # Each says in which situation the next step begins.
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from .atomic cimport load16, unlikely
 from .buddy cimport split_free
@@ -17,10 +17,10 @@ from .fallback cimport reserve, reserve_has_room, unreserve, zone_alloc
 from .isolation cimport isolate_block, unisolate_block
 from .ownership cimport BY_OFFLINE, disown
 from .page cimport (
-    ALLOC, BELOW_HIGH, BOOSTED_WATERMARK, CMA, DEFERRED, DRAIN_INDEX, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER,
-    H_REFILL, ISOLATE, KSWAPD, MARK, MERGE_DRAIN, MOVABLE, NOLOCK, ORDER_SHIFT, PB, Counts, Pcp, REMOTE_BLOCK,
-    REMOTE_LOCAL, SCALE_MAX, TYPE_SHIFT, USE_HIGHATOMIC, WMARK_MIN, Zone, block_of, block_type, idx, set_word,
-    word_of, word_order,
+    BELOW_HIGH, BOOSTED_WATERMARK, CMA, DEFERRED, DRAIN_INDEX, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER,
+    H_REFILL, ISOLATE, KSWAPD, MARK, MERGE_DRAIN, MOVABLE, NOLOCK, ORDER_SHIFT, PB, REMOTE_BLOCK, REMOTE_LOCAL,
+    SCALE_MAX, USE_HIGHATOMIC, WMARK_MIN, Counts, Pcp, Zone, block_of, block_type, idx, set_word, word_of,
+    word_order,
 )
 from .pcp cimport bulk_free, commit, list_type, pcp_order, pcp_take, refill_size, take_away
 from .pcpblock cimport drain_largest_fit, merge_pass, refill
@@ -127,16 +127,15 @@ cdef inline void count_alloc(Zone *z, int cpu, idx i, int o, int T) noexcept nog
     cdef Counts *counts = &z.counts[cpu]
     counts.allocs += 1
     counts.pages_allocated += 1 << o
+    if T == MOVABLE:
+        counts.movable_pages += 1 << o
     if z.s.cma_pages:
         count_cma(z, counts, i, o, T)
 
 cdef inline void count_cma(Zone *z, Counts *counts, idx i, int o, int T) noexcept nogil:
-    cdef bint cma = block_of(z, i).type == CMA
-    if cma:
+    if block_of(z, i).type == CMA:
         counts.cma_pages += 1 << o
-    if T == MOVABLE:
-        counts.movable_pages += 1 << o
-        if cma:
+        if T == MOVABLE:
             counts.movable_cma_pages += 1 << o
 
 cdef inline void hand_out(Zone *z, int cpu, idx i, int o, int T, int aflags) noexcept nogil:
@@ -291,7 +290,7 @@ cdef inline void direct_free(Zone *z, Op *op, idx i) noexcept nogil:
         o = word_order(word_of(z, d))
         z.page[d].next = 0
         set_word(z, d, 0)
-        split_free(z, op.cpu, d, o, False)
+        split_free(z, op.cpu, d, o, op.flags & OP_TAIL != 0)
     o = word_order(word_of(z, i))
     set_word(z, i, 0)
     split_free(z, op.cpu, i, o, op.flags & OP_TAIL != 0)

@@ -1,10 +1,10 @@
 # Who owns a pageblock (rfc.md section 3). All writers hold the zone lock.
 
-from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdint cimport uint32_t
 
-from .atomic cimport load16, store16
+from .atomic cimport store16
 from .events cimport E_DISOWN, E_OWN_LINK, E_OWN_UNLINK, emit, emit_other
-from .page cimport LINKED, PB, PB_PAGES, Block, Zone, block_number, block_of, block_page, idx, owned_head
+from .page cimport LINKED, PB, Block, Zone, block_number, block_of, block_page, idx, owned_head
 
 cdef enum:  # positions in names.DISOWN_REASONS
     BY_FREE = 0

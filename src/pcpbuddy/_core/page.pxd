@@ -12,9 +12,9 @@
 # pageblock is number i >> 9. The block array begins with the heads of the lists of
 # chunks of a pageblock and more, and of each CPU's owned blocks.
 
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 
-from .atomic cimport load32, load8, load16, store32, store8, store16
+from .atomic cimport load32, load8, store32, store8
 
 ctypedef uint32_t idx  # of a page or list head; 0 is none
 

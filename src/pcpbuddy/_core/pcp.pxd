@@ -2,7 +2,7 @@
 # mainline (baseline sections 1.8, 6, 10 and 12; rfc.md section 4). The PCP lock of the
 # target is held throughout; functions that also need the zone lock say so.
 
-from libc.stdint cimport int32_t, uint32_t, uint8_t
+from libc.stdint cimport uint32_t
 
 from .atomic cimport likely
 from .buddy cimport merge_free
@@ -10,9 +10,8 @@ from .events cimport E_PCPU_DRAIN, emit
 from .page cimport (
     ALLOC, BELOW_HIGH, COSTLY, CPU_SHIFT, FREE_HIGH_BATCH, MARK, MOVABLE, NR_LISTS, OFF, ORDER_SHIFT, PB, PCP,
     PREV_FREE_HIGH_ORDER, RECLAIMABLE, RECLAIM_ACTIVE, SCALE_MAX, TYPE_SHIFT, UNMOVABLE, Pcp, Zone, block_type,
-    cpu_head, idx, list_add, list_del, set_word, word_of, word_order, word_type,
+    cpu_head, idx, list_add, list_del, set_word, word_of,
 )
-from .page cimport ISOLATE
 
 
 cdef enum:

@@ -10,9 +10,8 @@ from .events cimport E_CHUNK, E_CLAIM, E_PMERGE, E_RECOVER, emit, emit_zone_lock
 from .fallback cimport M_NORMAL, cma_first, zone_take
 from .ownership cimport own_unlink
 from .page cimport (
-    BELOW_HIGH, BUDDY, BUDDY_MASK, CMA, CMA_AS_POSTED, CPU_SHIFT, GATE_FIT, ISOLATE, MARK, MOVABLE, NR_LISTS, OFF,
-    ORDER_SHIFT, PB, PB_PAGES, PCP, USE_CMA, Block, Pcp, Zone, block_number, block_of, block_page, block_type,
-    cpu_head, idx, owned_head, word_of, word_order, word_type,
+    BELOW_HIGH, BUDDY, BUDDY_MASK, CMA, CMA_AS_POSTED, GATE_FIT, MARK, MOVABLE, OFF, PB, PB_PAGES, USE_CMA, Block,
+    Pcp, Zone, block_of, block_page, block_type, cpu_head, idx, owned_head, word_of, word_order, word_type,
 )
 from .pcp cimport free_entry, list_type, pcp_del, pcp_put
 

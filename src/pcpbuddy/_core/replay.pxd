@@ -3,15 +3,13 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from .atomic cimport unlikely
-from .calls cimport bulk, free_run, offline_cpu, online_cpu, split_page, tick
+from .calls cimport free_run, offline_cpu, online_cpu, split_page, tick
 from .driver cimport NO_LOCKS, begin, free_page
 from .events cimport E_FREE, emit
 from .init cimport fold
 from .node cimport NodeRef, gfp_type, node_alloc, node_bulk, node_zone_of
-from .ops cimport Op, Z_ISOLATE, Z_START, Z_UNISOLATE
-from .page cimport (
-    ALLOC, HEAD_MASK, MAX_ORDER, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order,
-)
+from .ops cimport Z_ISOLATE, Z_START, Z_UNISOLATE, Op
+from .page cimport ALLOC, HEAD_MASK, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order
 
 cdef enum:  # op numbers: requests.py
     R_ALLOC = 0

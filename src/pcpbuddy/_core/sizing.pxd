@@ -3,7 +3,7 @@
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 
-from .page cimport PB_PAGES, Pcp, Zone
+from .page cimport PB_PAGES, Zone
 
 
 cdef inline int bit_length(int64_t x) noexcept nogil:
@@ -41,10 +41,10 @@ cdef inline int64_t thp_min_free_kbytes(int64_t lowmem_pages, int zones) noexcep
     """B-20: what transparent huge pages ask for."""
     return 4 * min(<int64_t>PB_PAGES * zones * (2 + 9), lowmem_pages * 5 // 100)
 
-cdef inline void zone_watermarks(int64_t *mark, int64_t managed, int64_t lowmem, int64_t min_free_kbytes) noexcept nogil:
+cdef inline void zone_watermarks(int64_t *mark, int64_t managed, int64_t lowmem, int64_t kbytes) noexcept nogil:
     """B-20 for a zone that is neither highmem nor Movable, scale factor 10."""
     cdef int64_t delta
-    mark[0] = min_free_kbytes // 4 * managed // max(lowmem, <int64_t>1)
+    mark[0] = kbytes // 4 * managed // max(lowmem, <int64_t>1)
     delta = max(mark[0] // 4, managed * 10 // 10000)
     mark[1] = mark[0] + delta
     mark[2] = mark[1] + delta

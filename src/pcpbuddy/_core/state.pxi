@@ -57,6 +57,8 @@ cdef load_blocks(Zone zone, blocks):
         set_block_type(b, type)
         if iso:
             b.eff = ISOLATE
+        if owner >= 0 and zone.policy.gate == "never":
+            raise UsageError(f"a state with owned blocks: policy {zone.policy.name} (gate=never) owns none")
         b.owner = owner + 1
         if type == CMA:
             zone.z.s.cma_pages += PB_PAGES
@@ -170,7 +172,9 @@ cdef save_blocks(Zone zone):
     cdef uint32_t n = <uint32_t>((s.start_pfn + s.spanned - s.base_pfn + PB_PAGES - 1) >> PB)
     cdef uint32_t k
     cdef Block *b = zone.z.block
-    return [[b[k].type, int(b[k].eff == ISOLATE), b[k].owner - 1, int(b[k].flags & LINKED != 0)] for k in range(at, at + n)]
+    return [
+        [b[k].type, int(b[k].eff == ISOLATE), b[k].owner - 1, int(b[k].flags & LINKED != 0)] for k in range(at, at + n)
+    ]
 
 cdef save_free(Zone zone):
     cdef CZone *z = &zone.z

@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t
 
 from .buddy cimport first, visible
 from .page cimport (
-    CMA, HIGHATOMIC, MAX_ORDER, MIN_RESERVE, NON_BLOCK, NR_FREE, NR_FREE_CMA, OOM, RESERVES, USE_CMA, USE_HIGHATOMIC,
-    WMARK_MIN, Zone,
+    CMA, HIGHATOMIC, MAX_ORDER, MIN_RESERVE, NON_BLOCK, NR_FREE, NR_FREE_CMA, OOM, RESERVES, USE_CMA,
+    USE_HIGHATOMIC, WMARK_MIN, Zone,
 )
 
 

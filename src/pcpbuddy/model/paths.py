@@ -59,12 +59,10 @@ class Paths(Drain):
     def _hand_out(self, pfn: int, order: int, mt: int) -> None:
         self.allocated[pfn] = Allocation(order, mt, 0)
         nr_pages = 1 << order
-        self.count(allocs=1, pages_allocated=nr_pages)
-        if self.cma_blocks:  # elsewhere a share of CMA says nothing
-            movable = nr_pages if mt == names.MOVABLE else 0
-            self.count(movable_pages=movable)
-            if self.block(pfn).type == names.CMA:
-                self.count(cma_pages=nr_pages, movable_cma_pages=movable)
+        movable = nr_pages if mt == names.MOVABLE else 0
+        self.count(allocs=1, pages_allocated=nr_pages, movable_pages=movable)
+        if self.block(pfn).type == names.CMA:
+            self.count(cma_pages=nr_pages, movable_cma_pages=movable)
 
     def answer(self, pfn: int | None, order: int, mt: int) -> None:
         """The end of a request, served or not: 17.1."""

@@ -49,6 +49,8 @@ def to_state(m: Memory) -> State:
 def fields(state: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     """What a Memory is made from; ``fill()`` adds where the pages are."""
     layout = Layout(policy.pcp_lists)
+    if policy.gate == "never" and any(owner >= 0 for _, _, owner, _ in state["blocks"]):
+        raise UsageError(f"a state with owned blocks: policy {policy.name} (gate=never) owns none")
     return {
         "policy": policy,
         **{name: state[name] for name in _ZONE_VALUES},

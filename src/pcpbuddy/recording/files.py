@@ -186,8 +186,8 @@ def read_snapshot(base: Path, which: int) -> Snapshot | None:
 
 def _arrow() -> Any:
     try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise RecordingError(
             "reading a recording needs pyarrow, which is not installed: pip install 'pcpbuddy[lab]'"
