@@ -57,7 +57,7 @@ $(VENV)/lab $(VENV)/test: $(VENV)/%: $(SOURCES) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
-	@$(VENV)/bin/python -m pip install $(PIP) 'ruff>=0.9' 'cython-lint>=0.16' 'codespell>=2.3' 'mypy>=1.13' numpy pyarrow-stubs
+	@$(VENV)/bin/python -m pip install $(PIP) 'ruff>=0.9' 'cython-lint>=0.16' 'codespell>=2.3' 'mypy>=1.13' numpy rich pyarrow-stubs
 	@touch $@
 
 clean:
