@@ -17,61 +17,75 @@ class Switch(NamedTuple):
     """
     One choice that the RFC left open.
 
-    values: all of them, the project's default first; an int stands for "any number from here up".
-    built: those that model and core have; the others are refused by name.
+    values: all of them, the project's default first. Of a switch that counts, the default and the smallest number.
+    rule: of docs/reference/rfc.md; docs/reference/switches.md says the rest.
     """
 
     name: str
     values: tuple[str | int, ...]
-    built: tuple[str | int, ...]
     rule: str
     meaning: str
+
+    @property
+    def counts(self) -> bool:
+        """
+        Whether any number from the last value up will do.
+        """
+        return self.name in ("handover_batch", "handover_targets", "adopt_min_order", "remote_bound")
+
+    def accepts(self, value: object) -> bool:
+        """
+        Whether the switch has that value.
+        """
+        if self.counts and isinstance(value, int) and not isinstance(value, bool):
+            return value >= int(self.values[-1])
+        return value in self.values
+
+    def choices(self) -> str:
+        """
+        The values in words: "drain, free or never", "a number from 1 up".
+        """
+        named = [str(v) for v in self.values if not (self.counts and isinstance(v, int))]
+        if self.counts:
+            named.append(f"a number from {self.values[-1]} up")
+        return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))
 
 
 SWITCHES = (
     Switch(
         "remote",
         ("trylock", "block", "llist", "handover", "local"),
-        ("trylock", "block", "local"),
         "P-42",
         "how a free reaches the CPU that owns the pageblock",
     ),
-    Switch("handover_batch", (32, 1), (32,), "P-46b", "pages an outbox gathers before it is handed over"),
-    Switch("handover_targets", (4, 1), (4,), "P-46b", "outboxes of a CPU"),
-    Switch("mark", ("owned", "all"), ("owned",), "P-4", "which PCP entries may merge"),
-    Switch("pcp_lists", (30, 14), (30, 14), "P-3, B-10", "per-CPU lists: one per order and type, or the kernel's 14"),
-    Switch("phase0_cap", ("off", "high"), ("off",), "P-33", "stop recovering when count reaches high"),
-    Switch("take_prefer", ("none", "unmarked"), ("none",), "P-23", "which entry of an order is taken first"),
-    Switch("refill_hold", ("one", "per_phase"), ("one",), "P-32", "zone-lock holds of one refill"),
-    Switch("drain_by", ("freer", "owner"), ("freer",), "P-45", "who drains an owner's PCP after a remote free"),
-    Switch("cma", ("fixed", "as-posted", "balanced"), ("fixed", "as-posted"), "section 10", "CMA in phases 0 and 2"),
-    Switch("gate", ("fit", "always", "never", "min"), ("fit", "never"), "P-34", "when a refill may claim whole blocks"),
-    Switch("phase0", ("on", "off"), ("on", "off"), "P-33", "recover fragments of own blocks"),
-    Switch("phase2", ("on", "off"), ("on", "off"), "P-35", "take chunks larger than the request"),
-    Switch("phase1_source", ("rmqueue", "own_type"), ("rmqueue",), "P-34", "may phase 1 convert foreign whole blocks"),
-    Switch("phase2_max", (8, 10), (8, 10), "P-35", "largest chunk order that phase 2 breaks"),
-    Switch(
-        "phase3", ("rest", "if_empty"), ("rest",), "P-37", "phase 3 completes the batch, or only saves an empty one"
-    ),
-    Switch("merge", ("drain", "free", "never"), ("drain", "never"), "P-50, P-53", "when buddies merge inside a PCP"),
-    Switch(
-        "drain",
-        ("largest_fit", "index", "smallest"),
-        ("largest_fit", "index"),
-        "P-61",
-        "which entries a drain returns first",
-    ),
-    Switch("drain_overshoot", ("allow", "stop", "split"), ("allow",), "P-61", "when no entry fits the amount"),
-    Switch("owned_order", ("tail", "head"), ("tail",), "P-16", "where a block joins its owner's list"),
-    Switch("owned_lists", ("one", "per_type"), ("one",), "P-15", "one list of owned blocks, or one per type"),
-    Switch("retype", ("disown", "keep"), ("disown",), "P-12", "ownership of a block whose type changes"),
-    Switch("adopt", ("off", "on"), ("off",), "P-17", "own a block of which phase 2 took a chunk"),
-    Switch("adopt_min_order", (5, 0), (5,), "P-17", "smallest chunk order that adopts"),
-    Switch("high_growth", ("refill", "pages"), ("refill",), "P-70", "unit in which phase 1 refills advance high"),
-    Switch("pcp_orders", ("baseline", "all"), ("baseline",), "P-30", "request orders that the PCP serves"),
-    Switch("local_split", ("on", "off"), ("on", "off"), "P-22", "split larger entries inside the PCP"),
-    Switch("remote_bound", ("high_max", "inf", 1), ("high_max",), "P-46", "pages that may wait on a remote list"),
-    Switch("batch_sort", ("off", "on"), ("off",), "P-47", "sort a batch of frees by target"),
+    Switch("handover_batch", (32, 1), "P-46b", "pages that an outbox gathers before it is handed over"),
+    Switch("handover_targets", (4, 1), "P-46b", "outboxes of a CPU"),
+    Switch("mark", ("owned", "all"), "P-4", "which PCP entries may merge"),
+    Switch("pcp_lists", (30, 14), "P-3, B-10", "per-CPU lists: one per order and type, or the kernel's 14"),
+    Switch("phase0_cap", ("off", "high"), "P-33", "stop recovering when count reaches high"),
+    Switch("take_prefer", ("none", "unmarked"), "P-23", "which entry of an order is taken first"),
+    Switch("refill_hold", ("one", "per_phase"), "P-32", "zone-lock holds of one refill"),
+    Switch("drain_by", ("freer", "owner"), "P-45", "who drains an owner's PCP after a remote free"),
+    Switch("cma", ("fixed", "as-posted", "balanced"), "P-33, P-36, P-81", "CMA in phases 0 and 2"),
+    Switch("gate", ("fit", "always", "never", "min"), "P-34", "when a refill may claim whole blocks"),
+    Switch("phase0", ("on", "off"), "P-33", "recover fragments of own blocks"),
+    Switch("phase2", ("on", "off"), "P-35", "take chunks larger than the request"),
+    Switch("phase1_source", ("rmqueue", "own_type"), "P-34", "may phase 1 convert foreign whole blocks"),
+    Switch("phase2_max", (8, 10), "P-35", "largest chunk order that phase 2 breaks"),
+    Switch("phase3", ("rest", "if_empty"), "P-37", "phase 3 completes the batch, or only saves an empty one"),
+    Switch("merge", ("drain", "free", "never"), "P-50, P-53", "when buddies merge inside a PCP"),
+    Switch("drain", ("largest_fit", "index", "smallest"), "P-61", "which entries a drain returns first"),
+    Switch("drain_overshoot", ("allow", "stop", "split"), "P-61", "when no entry fits the amount"),
+    Switch("owned_order", ("tail", "head"), "P-16", "where a block joins its owner's list"),
+    Switch("owned_lists", ("one", "per_type"), "P-15", "one list of owned blocks, or one per type"),
+    Switch("retype", ("disown", "keep"), "P-12", "ownership of a block whose type changes"),
+    Switch("adopt", ("off", "on"), "P-17", "own a block of which phase 2 took a chunk"),
+    Switch("adopt_min_order", (5, 0), "P-17", "smallest chunk order that adopts"),
+    Switch("high_growth", ("refill", "pages"), "P-70", "unit in which refills advance high"),
+    Switch("pcp_orders", ("baseline", "all"), "P-30", "request orders that the PCP serves"),
+    Switch("local_split", ("on", "off"), "P-22", "split larger entries inside the PCP"),
+    Switch("remote_bound", ("high_max", "inf", 1), "P-46", "pages that may wait on a remote list"),
+    Switch("batch_sort", ("off", "on"), "P-47", "sort a batch of frees by target"),
 )
 
 _BY_NAME = {s.name: s for s in SWITCHES}
@@ -119,20 +133,44 @@ class Policy:
     def __post_init__(self) -> None:
         for switch in SWITCHES:
             value = getattr(self, switch.name)
-            if value in switch.built:
-                continue
-            built = ", ".join(str(v) for v in switch.built)
-            if value in switch.values or (
-                isinstance(value, int) and any(isinstance(v, int) and value >= v for v in switch.values)
-            ):
-                raise ConfigError(f"switch {switch.name}={value} ({switch.rule}) is not built yet; built are: {built}")
-            raise ConfigError(f"switch {switch.name} has no value {value!r}; built are: {built}")
-        plain = self.gate == self.merge == "never" and self.phase0 == self.phase2 == self.local_split == "off"
-        if self.pcp_lists == 14 and not plain:
-            raise ConfigError(
-                "pcp_lists=14 has no lists for split, merged or owned chunks; "
-                "use it with gate=never, phase0=off, phase2=off, merge=never, local_split=off"
-            )
+            if not switch.accepts(value):
+                raise ConfigError(f"{switch.name}={value} ({switch.rule}): expected {switch.choices()}")
+        for senseless, sentence in (
+            (
+                self.pcp_lists == 14
+                and not (
+                    self.gate == self.merge == "never"
+                    and self.phase2 == self.local_split == "off"
+                    and self.pcp_orders == "baseline"
+                    and self.drain_overshoot != "split"
+                ),
+                "pcp_lists=14 has no lists for orders 4 to 8; use it with gate=never, phase2=off, merge=never, "
+                "local_split=off, pcp_orders=baseline, and without drain_overshoot=split",
+            ),
+            (
+                self.local_split == "off" and not (self.gate == self.merge == "never" and self.phase2 == "off"),
+                "local_split=off cannot serve from larger entries, so nothing may make any; use it with gate=never, "
+                "phase2=off, merge=never",
+            ),
+            (
+                self.drain == "index" and self.drain_overshoot != "allow",
+                f"drain=index overshoots as it walks (B-85); drain_overshoot={self.drain_overshoot} is for "
+                "drain=largest_fit and drain=smallest",
+            ),
+            (
+                self.adopt_min_order > 8,
+                f"adopt_min_order={self.adopt_min_order}: phase 2 takes no chunk above order 8 (P-35); expected 0..8",
+            ),
+        ):
+            if senseless:
+                raise ConfigError(sentence)
+
+    @property
+    def owns(self) -> bool:
+        """
+        Whether any block can ever have an owner under this policy.
+        """
+        return self.gate != "never" or self.adopt == self.phase2 == "on"
 
     def switches(self) -> dict[str, str | int]:
         """
@@ -160,8 +198,13 @@ PROFILES = {
     "null": _baseline("null", 30),
     "posted": Policy(name="posted", remote="block", cma="as-posted"),
     "fixed": Policy(name="fixed"),
+    "balanced": Policy(name="balanced", cma="balanced"),
+    "llist": Policy(name="llist", remote="llist"),
+    "handover": Policy(name="handover", remote="handover"),
+    "merge-only": Policy(name="merge-only", remote="local", gate="never", phase0="off", mark="all"),
+    "chunk-only": Policy(name="chunk-only", remote="local", gate="never", merge="never"),
+    "own-no-merge": Policy(name="own-no-merge", merge="never"),
 }
-PLANNED_PROFILES = ("llist", "handover", "merge-only", "chunk-only", "own-no-merge")
 
 
 def policy(which: "str | Policy") -> Policy:
@@ -174,7 +217,4 @@ def policy(which: "str | Policy") -> Policy:
         return which
     if which in PROFILES:
         return PROFILES[which]
-    known = ", ".join(PROFILES)
-    if which in PLANNED_PROFILES:
-        raise ConfigError(f"policy {which!r} is not built yet; built are: {known}")
-    raise ConfigError(f"unknown policy {which!r}; policies are: {known}")
+    raise ConfigError(f"unknown policy {which!r}; policies are: {', '.join(PROFILES)}")
