@@ -130,5 +130,8 @@ EVENT_NAMES = (
     "own_link",
     "own_unlink",
     "remote_fail",
+    "remote_push",
+    "absorb",
+    "adopt",
 )
 DISOWN_REASONS = ("free", "retype", "isolate", "offline")

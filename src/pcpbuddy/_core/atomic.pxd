@@ -3,7 +3,7 @@
 # Page words, block owners and types are read without the lock that guards their
 # writers (rfc.md P-100, P-102), so every access to them goes through here.
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint8_t
 
 
 cdef extern from *:
@@ -14,6 +14,8 @@ cdef extern from *:
     #define pb_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define pb_xchg(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
     #define pb_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+    #define pb_cas(p, old, v) \
+        __atomic_compare_exchange_n((p), (old), (v), 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)
     #if defined(__x86_64__) || defined(__i386__)
     #define pb_relax() __builtin_ia32_pause()
     #else
@@ -30,6 +32,9 @@ cdef extern from *:
     void store8 "pb_store"(uint8_t *p, uint8_t v) noexcept nogil
     int64_t load64 "pb_load"(int64_t *p) noexcept nogil
     int64_t add64 "pb_add"(int64_t *p, int64_t v) noexcept nogil
+    int32_t loadi32 "pb_load"(int32_t *p) noexcept nogil
+    int32_t addi32 "pb_add"(int32_t *p, int32_t v) noexcept nogil
+    bint cas32 "pb_cas"(uint32_t *p, uint32_t *old, uint32_t v) noexcept nogil
     uint32_t exchange32 "pb_xchg"(uint32_t *p, uint32_t v) noexcept nogil
     void release32 "pb_release"(uint32_t *p, uint32_t v) noexcept nogil
     void relax "pb_relax"() noexcept nogil

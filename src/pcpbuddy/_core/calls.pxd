@@ -6,11 +6,14 @@ from .buddy cimport visible
 from .driver cimport begin
 from .events cimport E_FREE, emit
 from .init cimport fold
-from .ops cimport B_START, D_START, F_PREPARE, OP_ALL, OP_ONE_HOLD, OP_PREPARED, Z_DISOWN, Z_START, Op
+from .op cimport (
+    B_START, D_START, F_PREPARE, OP_ALL, OP_ONE_HOLD, OP_PREPARED, X_START, Z_DISOWN, Z_ISOLATE, Z_START, Op,
+)
 from .page cimport (
-    ALLOC, GATE_NEVER, MAX_ORDER, NR_FREE, ORDER_SHIFT, SCALE_MAX, WMARK_LOW, Pcp, Zone, idx, pfn_of, set_word,
+    ALLOC, MAX_ORDER, NR_FREE, ORDER_SHIFT, SCALE_MAX, WMARK_LOW, Pcp, Zone, idx, pfn_of, set_word,
     word_of, word_order,
 )
+from .remote cimport has_remote
 from .sizing cimport resize
 from .watermark cimport watermark, watermark_ok
 
@@ -74,11 +77,27 @@ cdef inline void drain_pcp(Zone *z, int target, int cpu, int n, int flags, int s
     op.start = start
     z.run(z, &op)
 
-cdef inline void drain_all(Zone *z, int cpu) noexcept nogil:
-    """B-100: on-line CPUs ascending, those that have pages."""
+cdef inline void flush_outboxes(Zone *z, int owner, int cpu) noexcept nogil:
+    """P-46b: those of one CPU."""
+    cdef Op op
+    if z.s.policy.handover_targets == 0:
+        return
+    begin(&op, X_START, False, cpu)
+    op.start = owner
+    z.run(z, &op)
+
+cdef inline void flush_all_outboxes(Zone *z, int cpu) noexcept nogil:
     cdef int c
     for c in range(z.s.cpus):
-        if z.pcp[c].online and z.pcp[c].count > 0:
+        if z.pcp[c].online:
+            flush_outboxes(z, c, cpu)
+
+cdef inline void drain_all(Zone *z, int cpu) noexcept nogil:
+    """B-100: on-line CPUs ascending, those that have pages. Outboxes before (P-46b)."""
+    cdef int c
+    flush_all_outboxes(z, cpu)
+    for c in range(z.s.cpus):
+        if z.pcp[c].online and (z.pcp[c].count > 0 or has_remote(z, c)):
             drain_pcp(z, c, cpu, 0, OP_ALL, 0)
 
 cdef inline void decay(Zone *z, int cpu) noexcept nogil:
@@ -90,9 +109,12 @@ cdef inline void decay(Zone *z, int cpu) noexcept nogil:
         drain_pcp(z, cpu, cpu, p.count - p.high, 0, 0)
 
 cdef inline void tick(Zone *z, int cpu) noexcept nogil:
-    """B-101: fold, decay, and the expiry of another node's pages (B-103)."""
+    """B-101: fold, decay, and the expiry of another node's pages (B-103); what is remote comes between (P-46)."""
     cdef Pcp *p = &z.pcp[cpu]
     fold(z, cpu, True)
+    flush_outboxes(z, cpu, cpu)
+    if has_remote(z, cpu):
+        drain_pcp(z, cpu, cpu, 0, 0, 0)    # absorbs, and drains nothing
     decay(z, cpu)
     if not p.expire or not p.count:
         return
@@ -115,9 +137,10 @@ cdef inline void offline_cpu(Zone *z, int cpu) noexcept nogil:
     cdef int by
     z.pcp[cpu].online = False
     by = lowest_online(z)
+    flush_outboxes(z, cpu, by)
     drain_pcp(z, cpu, by, 0, OP_ALL, 0)
     fold(z, cpu, False)
-    if z.s.policy.gate != GATE_NEVER:      # nobody owns blocks otherwise
+    if z.s.policy.owns:                    # nobody owns blocks otherwise
         begin(&op, Z_START, False, by)
         op.section = Z_DISOWN
         op.target = <unsigned short>cpu
@@ -127,3 +150,15 @@ cdef inline void offline_cpu(Zone *z, int cpu) noexcept nogil:
 cdef inline void online_cpu(Zone *z, int cpu) noexcept nogil:
     z.pcp[cpu].online = True
     resize(z)
+
+cdef inline bint isolate(Zone *z, idx i, int flags, int cpu) noexcept nogil:
+    """B-110, and what waits in outboxes is handed over (P-46b). flags: 1 for a CMA allocation, 2 with the check."""
+    cdef Op op
+    begin(&op, Z_START, False, cpu)
+    op.section = Z_ISOLATE
+    op.page = i
+    op.flags = <unsigned char>flags
+    z.run(z, &op)
+    if op.result:
+        flush_all_outboxes(z, cpu)
+    return op.result

@@ -7,10 +7,10 @@ from libc.stdint cimport int64_t, uint32_t, uint8_t
 
 from .buddy cimport is_free_chunk
 from .page cimport (
-    ALLOC, BLOCK_HEADS, BUDDY, CMA, CPU_SHIFT, DEFERRED, HIGHATOMIC, HOLE, ISOLATE, LINKED, MARK, MOVABLE, NR_FREE,
-    NR_FREE_BLOCKS, NR_FREE_CMA, NR_LISTS, NR_ORDERS, NR_STATS, NR_TYPES, PB, PB_PAGES, PCP, UNKNOWN, Block, Zone,
-    block_head, block_of, block_page, cpu_head, idx, index_of, owned_head, word_of, word_order, word_type,
-    zone_head,
+    ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, HIGHATOMIC, HOLE, ISOLATE, LINKED, MARK, MARK_ALL, MOVABLE, NR_FREE,
+    NR_FREE_BLOCKS, NR_FREE_CMA, NR_LISTS, NR_ORDERS, NR_STATS, NR_TYPES, ON, OWNED_HEADS, OWNED_PER_TYPE, PB,
+    PB_PAGES, PCP, REMOTE, UNKNOWN, Block, Outbox, Zone, block_head, block_of, block_page, cpu_head, first_block,
+    idx, index_of, owned_head, word_of, word_order, word_type, zone_head,
 )
 
 cdef struct Fault:
@@ -112,6 +112,43 @@ cdef inline bint check_accounting(Zone *z, Fault *f, int64_t *pages) noexcept no
         return fail(f, 4, 0, z.s.zone_pages, all)
     return True
 
+cdef inline bint one_holder(Zone *z) noexcept nogil:
+    """Are all marked entries of a block in one PCP (P-11)? Not if everything is marked, nor with adoption (P-17)."""
+    return z.s.policy.mark != MARK_ALL and z.s.policy.adopt != ON
+
+cdef inline bint check_chain(Zone *z, uint8_t *seen, Fault *f, idx i, int64_t *pages) noexcept nogil:
+    while i:
+        if (word_of(z, i) & 7) != REMOTE:
+            return fail(f, 7, i, word_of(z, i) & 7, REMOTE)
+        if not cover(z, seen, f, i, word_order(word_of(z, i)), REMOTE):
+            return False
+        pages[0] += 1 << word_order(word_of(z, i))
+        i = z.page[i].next
+    return True
+
+cdef inline bint check_remote(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
+    """I-7, and I-18 for remote lists and outboxes."""
+    cdef int64_t pages
+    cdef int c
+    cdef int k
+    cdef int nr = z.s.policy.handover_targets
+    cdef Outbox *box
+    for c in range(z.s.cpus):
+        pages = 0
+        if not check_chain(z, seen, f, z.remote[c].head, &pages):
+            return False
+        if pages and not z.pcp[c].online:
+            return fail(f, 18, c, pages, 0)
+        for k in range(nr * z.s.cpus):
+            box = &z.outbox[k]
+            if box.newest and box.target == <uint32_t>c and not check_chain(z, seen, f, box.newest, &pages):
+                return False
+            if box.newest and not z.pcp[k // nr].online:
+                return fail(f, 18, k // nr, box.pages, 0)
+        if pages != z.remote[c].pending:
+            return fail(f, 7, c, z.remote[c].pending, pages)
+    return True
+
 cdef inline bint check_pcps(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
     """I-5, I-6, I-8, I-9, I-11."""
     cdef int c
@@ -135,7 +172,7 @@ cdef inline bint check_pcps(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
                     return fail(f, 6, i, z.page[i].prev, prev)
                 if (word & 7) != PCP or word_order(word) != o or word >> CPU_SHIFT != <uint32_t>c:
                     return fail(f, 6, i, word, which)
-                if word & MARK and block_of(z, i).owner and block_of(z, i).owner != c + 1:
+                if word & MARK and one_holder(z) and block_of(z, i).owner and block_of(z, i).owner != c + 1:
                     return fail(f, 11, i, c, block_of(z, i).owner - 1)
                 if not cover(z, seen, f, i, o, PCP):
                     return False
@@ -162,7 +199,7 @@ cdef inline bint check_pages(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
         word = word_of(z, i)
         state = word & 7
         if state == PCP and word & MARK:
-            if marker >= 0 and <uint32_t>marker != word >> CPU_SHIFT:
+            if one_holder(z) and marker >= 0 and <uint32_t>marker != word >> CPU_SHIFT:
                 return fail(f, 10, i, word >> CPU_SHIFT, marker)
             marker = <int>(word >> CPU_SHIFT)
         if state == ALLOC or state == HOLE or state == DEFERRED:
@@ -172,7 +209,7 @@ cdef inline bint check_pages(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
                 return False
         elif not seen[i - z.s.first] and start <= i < end:
             return fail(f, 1, i, word, 0)
-        elif state == BUDDY and seen[i - z.s.first] != BUDDY or state == PCP and seen[i - z.s.first] != PCP:
+        elif state in (BUDDY, PCP, REMOTE) and seen[i - z.s.first] != state:
             return fail(f, 1, i, word, seen[i - z.s.first])
         i += 1
     return True
@@ -186,8 +223,9 @@ cdef inline bint check_blocks(Zone *z, Fault *f) noexcept nogil:
     cdef int64_t listed = 0
     cdef int64_t cma = 0
     cdef int c
+    cdef int T
     cdef Block *b
-    at = BLOCK_HEADS + z.s.cpus
+    at = first_block(z)
     for n in range(at, at + z.s.nr_blocks):
         b = &z.block[n]
         isolated += b.eff == ISOLATE
@@ -200,13 +238,14 @@ cdef inline bint check_blocks(Zone *z, Fault *f) noexcept nogil:
         if b.flags & LINKED and not b.owner:
             return fail(f, 15, block_page(z, n), 1, 0)
     for c in range(z.s.cpus):
-        at = owned_head(c)
-        n = z.block[at].own_next
-        while n != at and listed <= linked:
-            if z.block[n].owner != c + 1 or not z.block[n].flags & LINKED:
-                return fail(f, 14, block_page(z, n), z.block[n].owner - 1, c)
-            listed += 1
-            n = z.block[n].own_next
+        for T in range(OWNED_HEADS if z.s.policy.owned_lists == OWNED_PER_TYPE else 1):
+            at = owned_head(z, c, T)
+            n = z.block[at].own_next
+            while n != at and listed <= linked:
+                if z.block[n].owner != c + 1 or not z.block[n].flags & LINKED or at != owned_head(z, c, z.block[n].type):
+                    return fail(f, 14, block_page(z, n), z.block[n].owner - 1, c)
+                listed += 1
+                n = z.block[n].own_next
     if listed != linked:
         return fail(f, 14, 0, listed, linked)
     if isolated != z.s.nr_isolate_pageblock:
@@ -226,6 +265,7 @@ cdef inline bint check(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
         check_zone_lists(z, seen, f, pages)
         and check_accounting(z, f, pages)
         and check_pcps(z, seen, f)
+        and check_remote(z, seen, f)
         and check_pages(z, seen, f)
         and check_blocks(z, f)
     )

@@ -12,34 +12,40 @@ from ..errors import BadFree, ConfigError, Corruption, CpuOffline, OutOfPages, U
 from ..names import DISOWN_REASONS, EVENT_NAMES, MAX_CPUS, MIGRATETYPE_NAMES
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
 
+from .alloc cimport alloc_step, bulk_alloc_step, not_served
 from .buddy cimport visible, zone_link
 from .calls cimport (
-    bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, lowest_online, offline_cpu, online_cpu,
-    split_page, tick,
+    bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
+    offline_cpu, online_cpu, split_page, tick,
 )
 from .check cimport Fault, check as check_state
-from .driver cimport NO_LOCKS, SPIN, alloc as alloc_page, begin, free_page, perform
+from .drain cimport drain_step, flush_step, zone_step
+from .driver cimport (
+    NO_LOCKS, PLAIN, SPIN, alloc as alloc_locked, alloc_by_policy as alloc_page, begin, free_by_policy, free_page,
+    perform,
+)
 from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
+from .free cimport free_step
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
 from .node cimport NodeRef, gfp_type, gfp_valid, node_alloc, node_bulk, node_zone_of
-from .ops cimport (
-    AT_END, A_START, A_ZONE, B_START, DONE, D_START, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
-    OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Z_ISOLATE, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
-    alloc_step, bulk_alloc_step, drain_step, free_step, not_served, zone_step,
+from .op cimport (
+    A_START, A_ZONE, B_START, DONE, D_START, ELSEWHERE, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
+    OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, X_START, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
 )
-from .ownership cimport own_link
+from .ownership cimport own_link_after
 from .page cimport (
-    ALLOC, BLOCK_HEADS, BUDDY, CMA, CPU_SHIFT, DEFERRED, FREE_HIGH_BATCH, HOLE, INTERIOR, ISOLATE, LINKED, MARK,
-    MAX_ORDER, MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, PB, PB_PAGES, PCP,
-    TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Pcp, Ring, Zone as CZone, ZoneState, block_head,
-    block_of, block_page, cpu_head, idx, index_of, owned_head, pfn_of, set_block_type, set_word, word_of,
-    word_order, word_type, zone_head,
+    ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, FREE_HIGH_BATCH, HOLE, INTERIOR, ISOLATE, LINKED, MARK, MARK_ALL,
+    MAX_ORDER, MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, OWNED_HEADS,
+    OWNED_PER_TYPE, PB, PB_PAGES, PCP, REMOTE, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event,
+    Outbox, Pcp, Policy, Ring, Zone as CZone, ZoneState, block_head, block_of, block_page, cpu_head, first_block,
+    idx, index_of, owned_head, pfn_of, set_block_type, set_word, word_of, word_order, word_type, zone_head,
 )
 from .pcp cimport pcp_put
+from .remote cimport nr_outboxes, outboxes
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
 from .sizing cimport (
     default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold,
@@ -67,16 +73,22 @@ cdef tuple ACTIONS = (None, ("lock", "pcp"), ("try", "pcp"), ("unlock", "pcp"), 
 # -- drivers -------------------------------------------------------------------------------------------
 
 cdef int step(CZone *z, Op *op) noexcept nogil:
-    """Carry an operation to its next lock action."""
-    if op.at < B_START:
-        return alloc_step(z, op)
-    if op.at < F_NEXT:
-        return bulk_alloc_step(z, op)
-    if op.at < D_START:
-        return free_step(z, op)
-    if op.at < Z_START or op.at == AT_END:
-        return drain_step(z, op)
-    return zone_step(z, op)
+    """Carry an operation to its next lock action, through whatever kinds of states it passes."""
+    cdef int action = ELSEWHERE
+    while action == ELSEWHERE:
+        if op.at < B_START:
+            action = alloc_step(z, op)
+        elif op.at < F_NEXT:
+            action = bulk_alloc_step(z, op)
+        elif op.at < D_START:
+            action = free_step(z, op)
+        elif op.at < X_START:
+            action = drain_step(z, op)
+        elif op.at < Z_START:
+            action = flush_step(z, op)
+        else:
+            action = zone_step(z, op)
+    return action
 
 cdef void run_unlocked(CZone *z, void *opaque) noexcept nogil:
     """One thread: locks are free, trylocks fail when told to."""
@@ -199,17 +211,18 @@ cdef class Zone:
             raise ConfigError(f"cpus={cpus}: expected 1..{MAX_CPUS}")
         if not isinstance(policy, PolicyConfig):
             raise ConfigError(f"policy {policy!r}: expected a Policy or the name of a profile")
+        set_policy(&s, policy, cpus)
         measure(&s, start_pfn, spanned, cpus)
         self.memory = mmap.mmap(-1, s.size, flags=MAP_FLAGS)
         PyObject_GetBuffer(self.memory, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
         state = <ZoneState *>self.view.buf
+        state.policy = s.policy
         measure(state, start_pfn, spanned, cpus)
         self.z.s = state
         attach(&self.z, state)
         self.z.run = run_unlocked
         self.policy = policy
         self.name = name
-        set_policy(state, policy)
         empty_lists(&self.z)
 
     # -- arguments ---------------------------------------------------------------------------------
@@ -305,7 +318,7 @@ cdef class Zone:
             self.bad_request(order, migratetype, cpu)
         if aflags < 0:
             aflags = WMARK_LOW | USE_CMA if migratetype == MOVABLE else WMARK_LOW
-        i = alloc_page(&self.z, cpu, order, migratetype, aflags, NO_LOCKS)
+        i = alloc_page(&self.z, cpu, order, migratetype, aflags)
         self.done()
         if i:
             return pfn_of(&self.z, i)
@@ -322,7 +335,7 @@ cdef class Zone:
         if not -1 <= order <= MAX_ORDER:
             self.bad_request(order, 0, cpu)
         i = self.need_allocation(pfn, order)
-        free_page(&self.z, cpu, i, (OP_IRQ if irq else 0) | (OP_NOLOCK if nolock else 0), NO_LOCKS)
+        free_by_policy(&self.z, cpu, i, (OP_IRQ if irq else 0) | (OP_NOLOCK if nolock else 0))
         self.done()
 
     def alloc_bulk(self, int n, int migratetype=1, int cpu=0):
@@ -341,7 +354,7 @@ cdef class Zone:
             if n > 1 and bulk_watermark_ok(z, n, z.s.zone_index, aflags):
                 k = bulk(z, cpu, n, migratetype, aflags, pages)
             if k == 0:
-                pages[0] = alloc_page(z, cpu, 0, migratetype, aflags, NO_LOCKS)
+                pages[0] = alloc_page(z, cpu, 0, migratetype, aflags)
                 k = pages[0] != 0
             if k == 0:
                 not_served(z, cpu, 0, migratetype)
@@ -495,7 +508,9 @@ cdef class Zone:
 
     def isolate(self, int64_t pfn, bint cma=False, bint check=True, by=None):
         cdef idx i = self.need_block(pfn)
-        return bool(self.zone_section(Z_ISOLATE, i, cma | check << 1, 0, self.executing(by, -1)))
+        cdef bint done = isolate_block(&self.z, i, cma | check << 1, self.executing(by, -1))
+        self.done()
+        return bool(done)
 
     def unisolate(self, int64_t pfn, by=None):
         cdef idx i = self.need_block(pfn)
@@ -623,6 +638,10 @@ cdef class Zone:
             "merge_visited": total.merge_visited,
             "drained_entries": total.drained_entries,
             "drained_pages": total.drained_pages,
+            "remote_pushes": total.remote_pushes,
+            "remote_over_bound": total.remote_over_bound,
+            "absorbs": total.absorbs,
+            "absorbed_pages": total.absorbed_pages,
         }
 
     cdef reset_counters(self):
@@ -667,7 +686,7 @@ cdef class Zone:
                     while at != head:
                         counts[o * NR_TYPES + T] += 1
                         at = z.page[at].next if o < PB else z.block[at].next
-            for n in range(BLOCK_HEADS + z.s.cpus, BLOCK_HEADS + z.s.cpus + z.s.nr_blocks):
+            for n in range(first_block(z), first_block(z) + z.s.nr_blocks):
                 if z.s.start_pfn <= pfn_of(z, block_page(z, n)) + PB_PAGES - 1 and (
                     pfn_of(z, block_page(z, n)) < z.s.start_pfn + z.s.spanned
                 ):
@@ -679,7 +698,7 @@ cdef class Zone:
             "nr_free": np.array(<int64_t[:66]>counts).reshape(NR_ORDERS, NR_TYPES),
             "blocks_by_type": [types[T] for T in range(6)],
             "blocks_mixed": mixed,
-            "parked_pages": sum([z.pcp[c].count for c in range(z.s.cpus)]),
+            "parked_pages": sum([z.pcp[c].count + z.remote[c].pending for c in range(z.s.cpus)]),
             "allocated_pages": allocated,
             "owned_blocks": owned,
         }

@@ -1,23 +1,30 @@
 # What taking a lock means, and the two paths that are worth a short cut.
 #
-# NO_LOCKS: one thread; trylocks fail when told to. SPIN: real spin locks. The virtual
-# driver of the machine is a third one over the same operations.
+# A driver is a literal on its way through the inlined text. NO_LOCKS: one thread; trylocks
+# fail when told to. SPIN: real spin locks. With PLAIN added: the caller has looked, and no
+# switch of the policy concerns the short cuts (Policy.plain), so they need not look. The
+# virtual driver of the machine is one more over the same operations.
 
 from libc.stdint cimport uint32_t
 
+from .alloc cimport hand_out
 from .atomic cimport exchange32, likely, load16, load32, load8, relax, release32, unlikely
-from .ops cimport (
+from .free cimport drain_begin, prepare, route
+from .op cimport (
     A_START, A_TRIED, F_NEXT, F_PREPARE, F_TRIED, LOCK_PCP, LOCK_ZONE, OP_PREPARED, TRY_PCP, TRY_ZONE, UNLOCK_PCP,
-    UNLOCK_ZONE, Op, drain_begin, hand_out, prepare, route,
+    UNLOCK_ZONE, Op,
 )
 from .page cimport (
-    ISOLATE, MARK, REMOTE_BLOCK, Block, Pcp, Zone, block_of, cpu_head, idx, list_del, word_of, word_order,
+    DRAIN_BY_OWNER, ISOLATE, MARK, PREFER_UNMARKED, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, Block, Pcp, Zone,
+    block_of, cpu_head, idx, list_del, word_of, word_order,
 )
-from .pcp cimport commit, list_index, list_type, pcp_order, take_away
+from .pcp cimport commit, list_index, list_type, mark_for, pcp_order, take_away
+from .remote cimport has_remote
 
 cdef enum:
     NO_LOCKS = 0
     SPIN = 1
+    PLAIN = 2
     UNTRIED = -1               # answers of free_to: not asked
     REFUSED = -2               # the trylock failed
     GONE = -3                  # the target went off-line before its lock was had (P-44)
@@ -36,19 +43,19 @@ cdef inline bint try_told(Zone *z) noexcept nogil:
     z.fail >>= 1
     return got
 
-cdef inline bint try_pcp(Zone *z, Pcp *p, const int locks) noexcept nogil:
-    return try_spin(&p.lock) if locks == SPIN else try_told(z)
+cdef inline bint try_pcp(Zone *z, Pcp *p, const int driver) noexcept nogil:
+    return try_spin(&p.lock) if driver & SPIN else try_told(z)
 
-cdef inline void lock_pcp(Pcp *p, const int locks) noexcept nogil:
-    if locks == SPIN:
+cdef inline void lock_pcp(Pcp *p, const int driver) noexcept nogil:
+    if driver & SPIN:
         lock_spin(&p.lock)
 
-cdef inline void unlock_pcp(Pcp *p, const int locks) noexcept nogil:
-    if locks == SPIN:
+cdef inline void unlock_pcp(Pcp *p, const int driver) noexcept nogil:
+    if driver & SPIN:
         release32(&p.lock, 0)
 
-cdef inline void perform(Zone *z, Op *op, int action, const int locks) noexcept nogil:
-    if locks == NO_LOCKS:
+cdef inline void perform(Zone *z, Op *op, int action, const int driver) noexcept nogil:
+    if not driver & SPIN:
         if action == TRY_PCP or action == TRY_ZONE:
             op.got = try_told(z)
         return
@@ -74,8 +81,13 @@ cdef inline void begin(Op *op, int at, int got, int cpu) noexcept nogil:
     op.flags = 0
     op.held = False
     op.locked = False
+    op.order = 0
     op.cpu = <unsigned short>cpu
     op.target = <unsigned short>cpu
+    op.to = <unsigned short>cpu
+    op.then = 0
+    op.dead = 0
+    op.reject = 0
     op.aflags = 0
     op.page = 0
     op.n = 0
@@ -86,34 +98,40 @@ cdef inline void begin(Op *op, int at, int got, int cpu) noexcept nogil:
     op.result = 0
 
 cdef inline idx alloc_local(
-    Zone *z, int cpu, const int o, int T, int aflags, const int locks, bint *got
+    Zone *z, int cpu, const int o, int T, int aflags, const int driver, bint *got
 ) noexcept nogil:
-    """A_TRIED as a short cut: own lock free, own list not empty. Else 0, and `got` says whether the lock is held."""
+    """
+    A_TRIED as a short cut: own lock free, own list not empty, nothing to absorb.
+
+    Else 0, and `got` says whether the lock is held.
+    """
     cdef Pcp *p = &z.pcp[cpu]
     cdef idx head = cpu_head(cpu, list_index(z, o, T))
     cdef idx i
-    got[0] = try_pcp(z, p, locks)
+    got[0] = try_pcp(z, p, driver)
     i = z.page[head].next
     if unlikely(not got[0] or i == head):
+        return 0
+    if not driver & PLAIN and (has_remote(z, cpu) or z.s.policy.take_prefer == PREFER_UNMARKED):
         return 0
     p.free_count >>= 1
     list_del(z, i)
     p.count -= 1 << o
     take_away(z, i, o, T)
-    unlock_pcp(p, locks)
+    unlock_pcp(p, driver)
     hand_out(z, cpu, i, o, T, aflags)
     return i
 
-cdef inline idx alloc(Zone *z, int cpu, int o, int T, int aflags, const int locks) noexcept nogil:
+cdef inline idx alloc(Zone *z, int cpu, int o, int T, int aflags, const int driver) noexcept nogil:
     """B-60. Order 0 is a literal on its way through: an eighth fewer instructions (decision 0001)."""
     cdef Op op
     cdef idx i
     cdef bint got = False
     cdef int at = A_TRIED
     if likely(o == 0):
-        i = alloc_local(z, cpu, 0, T, aflags, locks, &got)
-    elif pcp_order(o):
-        i = alloc_local(z, cpu, o, T, aflags, locks, &got)
+        i = alloc_local(z, cpu, 0, T, aflags, driver, &got)
+    elif pcp_order(z, o):
+        i = alloc_local(z, cpu, o, T, aflags, driver, &got)
     else:
         i = 0
         at = A_START
@@ -127,29 +145,43 @@ cdef inline idx alloc(Zone *z, int cpu, int o, int T, int aflags, const int lock
     return op.page
 
 cdef inline int free_to(
-    Zone *z, int cpu, int target, idx i, const int o, Block *b, const int locks, bint wait
+    Zone *z, int cpu, int target, idx i, const int o, Block *b, const int driver, bint wait
 ) noexcept nogil:
     """F_TRIED as a short cut: target's lock free. Returns the pages to drain, with the lock held; 0: done."""
     cdef Pcp *p = &z.pcp[target]
+    cdef uint32_t mark
     cdef int n
     prepare(z, cpu, i, o)
     if wait:
-        lock_pcp(p, locks)
-    elif unlikely(not try_pcp(z, p, locks)):
+        lock_pcp(p, driver)
+    elif unlikely(not try_pcp(z, p, driver)):
         return REFUSED
     if target != cpu and unlikely(not p.online):
-        unlock_pcp(p, locks)
+        unlock_pcp(p, driver)
         return GONE
-    n = commit(z, p, target, i, o, list_type(load8(&b.eff)), MARK if load16(&b.owner) == target + 1 else 0, False)
+    if driver & PLAIN:
+        mark = MARK if load16(&b.owner) == target + 1 else 0
+    else:
+        mark = mark_for(z, b, target)
+    n = commit(
+        z, p, cpu, target, i, o, list_type(load8(&b.eff)), mark,
+        target != cpu and z.s.policy.drain_by == DRAIN_BY_OWNER, driver & PLAIN,
+    )
     if target == cpu:
         z.counts[cpu].frees_local += 1
     else:
         z.counts[cpu].frees_remote += 1
     if likely(n == 0):
-        unlock_pcp(p, locks)
+        unlock_pcp(p, driver)
     return n
 
-cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int locks) noexcept nogil:
+cdef inline int free_foreign(Zone *z, int cpu, int target, idx i, int o, Block *b, const int driver) noexcept nogil:
+    """Another CPU's block: into its owner's PCP as a short cut, but towards it by the states alone (P-46)."""
+    if target != cpu and z.s.policy.remote in (REMOTE_LLIST, REMOTE_HANDOVER):
+        return UNTRIED
+    return free_to(z, cpu, target, i, o, b, driver, target != cpu and z.s.policy.remote == REMOTE_BLOCK)
+
+cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int driver) noexcept nogil:
     """B-80, P-40. Frees by interrupts, past the PCP, and of isolated blocks take no short cut."""
     cdef Op op
     cdef Block *b = block_of(z, i)
@@ -159,12 +191,12 @@ cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int locks) 
     cdef int n = UNTRIED
     if likely(flags == 0 and load8(&b.eff) != ISOLATE and (owner == 0 or owner == cpu + 1)):
         if likely(o == 0):
-            n = free_to(z, cpu, cpu, i, 0, b, locks, False)
-        elif pcp_order(o):
-            n = free_to(z, cpu, cpu, i, o, b, locks, False)
-    elif flags == 0 and load8(&b.eff) != ISOLATE and pcp_order(o):
+            n = free_to(z, cpu, cpu, i, 0, b, driver, False)
+        elif pcp_order(z, o):
+            n = free_to(z, cpu, cpu, i, o, b, driver, False)
+    elif flags == 0 and load8(&b.eff) != ISOLATE and pcp_order(z, o):
         target = route(z, cpu, owner)
-        n = free_to(z, cpu, target, i, o, b, locks, target != cpu and z.s.policy.remote == REMOTE_BLOCK)
+        n = free_foreign(z, cpu, target, i, o, b, driver)
     if likely(n == 0):
         return
     begin(&op, F_PREPARE, False, cpu)
@@ -176,6 +208,7 @@ cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int locks) 
         op.flags = OP_PREPARED
         op.end = 1
         op.target = <unsigned short>target
+        op.to = <unsigned short>target
         op.at = F_NEXT if n == GONE else F_TRIED
         if n > 0:
             op.n = n
@@ -183,3 +216,16 @@ cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int locks) 
             op.held = True
             drain_begin(z, &op, o, list_type(load8(&b.eff)))
     z.run(z, &op)
+
+cdef inline idx alloc_by_policy(Zone *z, int cpu, int o, int T, int aflags) noexcept nogil:
+    """One thread, any policy."""
+    if likely(z.s.policy.plain):
+        return alloc(z, cpu, o, T, aflags, NO_LOCKS | PLAIN)
+    return alloc(z, cpu, o, T, aflags, NO_LOCKS)
+
+cdef inline void free_by_policy(Zone *z, int cpu, idx i, int flags) noexcept nogil:
+    """One thread, any policy."""
+    if likely(z.s.policy.plain):
+        free_page(z, cpu, i, flags, NO_LOCKS | PLAIN)
+    else:
+        free_page(z, cpu, i, flags, NO_LOCKS)

@@ -20,6 +20,9 @@ cdef enum:  # positions in names.EVENT_NAMES
     E_OWN_LINK = 12
     E_OWN_UNLINK = 13
     E_REMOTE_FAIL = 14
+    E_REMOTE_PUSH = 15
+    E_ABSORB = 16
+    E_ADOPT = 17
 
     NO_PFN = 0xffffffff
 
@@ -46,7 +49,7 @@ cdef inline void emit(Zone *z, int kind, int cpu, idx i, int order, int type) no
 cdef inline void emit_zone_locked(Zone *z, int cpu, idx i, int order, int type) noexcept nogil:
     """17.3: percpu_refill = PCP-capable order and a PCP type."""
     if unlikely(z.ring is not NULL):
-        record(z, E_ZONE_LOCKED, cpu, i, order, type, 0, 0, (order <= 3 or order == 9) and type < 3, 0)
+        record(z, E_ZONE_LOCKED, cpu, i, order, type, 0, 0, (z.s.policy.pcp_orders >> order) & 1 and type < 3, 0)
 
 cdef inline void emit_extfrag(
     Zone *z, int cpu, idx i, int order, int fallback_order, int type, int fallback_type, bint change_ownership

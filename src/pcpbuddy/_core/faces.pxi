@@ -7,6 +7,7 @@ cdef dict RULES = {
     4: "list lengths and free counters agree, and lists are linked both ways",
     5: "a PCP's count is the pages on its lists",
     6: "a PCP entry has its list's order and its CPU",
+    7: "what is pending for a CPU is on its remote list and in outboxes for it",
     9: "only heads are marked: inside a chunk, words are clear",
     10: "all marked entries of a block are in one PCP",
     11: "the marked entries of an owned block are in its owner's PCP",
@@ -26,7 +27,7 @@ cdef dict RULES = {
 cdef event_tuple(Event *e):
     kind = EVENT_NAMES[e.kind]
     pfn = -1 if e.pfn == NO_PFN else e.pfn
-    if kind in ("free", "recover", "chunk", "pmerge"):
+    if kind in ("free", "recover", "chunk", "pmerge", "absorb"):
         return kind, e.cpu, pfn, e.order
     if kind in ("free_batched", "own_link", "own_unlink"):
         return kind, e.cpu, pfn
@@ -34,11 +35,11 @@ cdef event_tuple(Event *e):
         return kind, e.cpu, pfn, e.order, e.type, e.flag
     if kind == "extfrag":
         return kind, e.cpu, pfn, e.order, e.order2, e.type, e.type2, e.flag
-    if kind == "claim":
+    if kind in ("claim", "adopt"):
         return kind, e.cpu, pfn, e.type
     if kind == "disown":
         return kind, e.cpu, pfn, DISOWN_REASONS[e.other]
-    if kind == "remote_fail":
+    if kind in ("remote_fail", "remote_push"):
         return kind, e.cpu, pfn, e.other
     return kind, e.cpu, pfn, e.order, e.type       # alloc, pcpu_drain
 
@@ -288,7 +289,7 @@ cdef class HandleReplay:
         for zone in node.zones:
             self.r.all_pages += zone.z.s.zone_pages
             for c in range(zone.z.s.cpus):
-                self.r.all_pages += zone.z.pcp[c].count
+                self.r.all_pages += zone.z.pcp[c].count + zone.z.remote[c].pending
             for i in range(zone.z.s.first, zone.z.s.nr_pages):
                 word = word_of(&zone.z, i)
                 if (word & 7) == ALLOC:
@@ -366,12 +367,18 @@ cdef uint64_t first_bad_request(Replay *r, Request *q, uint64_t n, int cpus) noe
 cdef void pairs_unlocked(CZone *z, int cpu, uint64_t n) noexcept nogil:
     cdef uint64_t k
     for k in range(n):
-        free_page(z, cpu, alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, NO_LOCKS), 0, NO_LOCKS)
+        free_page(z, cpu, alloc_locked(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, NO_LOCKS | PLAIN), 0, NO_LOCKS | PLAIN)
 
 cdef void pairs_spinning(CZone *z, int cpu, uint64_t n) noexcept nogil:
     cdef uint64_t k
     for k in range(n):
-        free_page(z, cpu, alloc_page(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, SPIN), 0, SPIN)
+        free_page(z, cpu, alloc_locked(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, SPIN | PLAIN), 0, SPIN | PLAIN)
+
+cdef void pairs_looking(CZone *z, int cpu, uint64_t n) noexcept nogil:
+    """The short cuts under a policy that is not plain."""
+    cdef uint64_t k
+    for k in range(n):
+        free_page(z, cpu, alloc_locked(z, cpu, 0, MOVABLE, WMARK_LOW | USE_CMA, SPIN), 0, SPIN)
 
 cdef void pairs_stepped(CZone *z, int cpu, uint64_t n) noexcept nogil:
     cdef Op op
@@ -402,12 +409,14 @@ def bench(Zone zone, str what, uint64_t n, int cpu=0):
     cdef int kind = {"none": 0, "pair": 1, "spin": 2, "steps": 3}[what]
     start = time.perf_counter_ns()
     with nogil:
-        if kind == 1:
+        if kind == 1 and z.s.policy.plain:
             pairs_unlocked(z, cpu, n)
-        elif kind > 1:
+        elif kind:
             z.run = run_spinning
-            if kind == 2:
+            if kind == 2 and z.s.policy.plain:
                 pairs_spinning(z, cpu, n)
+            elif kind == 2:
+                pairs_looking(z, cpu, n)
             else:
                 pairs_stepped(z, cpu, n)
             z.run = run_unlocked

@@ -5,11 +5,11 @@ from libc.stdint cimport int64_t, uint32_t
 
 from .buddy cimport account, expand, first, move_block, remove, smallest, take, visible
 from .events cimport emit_extfrag
-from .ownership cimport BY_RETYPE, disown
+from .ownership cimport retype
 from .page cimport (
     ALLOC, BOOSTED_WATERMARK, BUDDY, HIGHATOMIC, KSWAPD, MAX_ORDER, MOVABLE, MOVABLE_BIT, NOFRAGMENT, NON_BLOCK,
     NR_FREE, NR_FREE_CMA, OOM, PB, PB_PAGES, RECLAIMABLE, STRADDLES, UNMOVABLE, USE_CMA, USE_HIGHATOMIC, CMA as
-    CMA_TYPE, Zone, block_number, block_of, block_type, idx, mergeable, set_block_type, word_of, word_order,
+    CMA_TYPE, Zone, block_of, block_type, idx, mergeable, set_block_type, word_of, word_order,
 )
 
 cdef enum:  # the mode of B-40: where a bulk take last had to look
@@ -35,11 +35,6 @@ cdef inline int fallback_at(Zone *z, int o, int T) noexcept nogil:
             if first(z, o, fallback_type(T, k)):
                 return fallback_type(T, k)
     return -1
-
-cdef inline void retype(Zone *z, idx i, int T) noexcept nogil:
-    """The type of one block changes while it is not a whole free chunk: T6."""
-    disown(z, block_number(z, i), BY_RETYPE)
-    set_block_type(block_of(z, i), T)
 
 cdef inline void boost_watermark(Zone *z, int aflags) noexcept nogil:
     """B-45: on every attempt, successful or not."""
@@ -126,8 +121,8 @@ cdef inline bint cma_first(Zone *z) noexcept nogil:
     """The 50 % rule: more than half of the visible free memory is CMA (B-40 step 1)."""
     return visible(z, NR_FREE_CMA) > visible(z, NR_FREE) // 2
 
-cdef inline idx zone_take(Zone *z, int cpu, int o, int T, int aflags, int *mode) noexcept nogil:
-    """B-40. The mode is the caller's, kept over the takes of one bulk operation."""
+cdef inline idx own_take(Zone *z, int cpu, int o, int T, int aflags, int *mode) noexcept nogil:
+    """Steps 1 to 3 of B-40: CMA where it is preferred, the own type, CMA as a fallback. No other type is touched."""
     cdef idx i
     if aflags & USE_CMA and cma_first(z):
         i = smallest(z, cpu, o, CMA_TYPE)
@@ -142,6 +137,13 @@ cdef inline idx zone_take(Zone *z, int cpu, int o, int T, int aflags, int *mode)
         if i:
             mode[0] = M_CMA
             return i
+    return 0
+
+cdef inline idx zone_take(Zone *z, int cpu, int o, int T, int aflags, int *mode) noexcept nogil:
+    """B-40. The mode is the caller's, kept over the takes of one bulk operation."""
+    cdef idx i = own_take(z, cpu, o, T, aflags, mode)
+    if i:
+        return i
     if mode[0] <= M_CLAIM:
         i = claim(z, cpu, o, T, aflags)
         if i:

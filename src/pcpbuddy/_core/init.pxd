@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from .buddy cimport account, insert, merge_free
 from .page cimport (
-    BLOCK_HEADS, CMA, CPU_HEADS, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, PB, PB_PAGES, STRADDLES, Block,
-    Counts, Page, Pcp, Zone, ZoneState, block_of, index_of, set_block_type,
+    BLOCK_HEADS, CMA, CPU_HEADS, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, OWNED_HEADS, PB, PB_PAGES, STRADDLES,
+    Block, Counts, Outbox, Page, Pcp, Remote, Zone, ZoneState, block_of, first_block, index_of, set_block_type,
 )
 
 
@@ -13,7 +13,7 @@ cdef inline uint64_t align(uint64_t n, uint64_t to) noexcept nogil:
     return (n + to - 1) // to * to
 
 cdef inline void measure(ZoneState *s, int64_t start_pfn, int64_t spanned, int cpus) noexcept nogil:
-    """Sizes and offsets of all parts. The last chunk of the largest order is whole, if only of holes."""
+    """Sizes and offsets of all parts, for the policy that is there. The last chunk of the largest order is whole, if only of holes."""
     s.start_pfn = start_pfn
     s.spanned = spanned
     s.cpus = cpus
@@ -21,11 +21,12 @@ cdef inline void measure(ZoneState *s, int64_t start_pfn, int64_t spanned, int c
     s.first = <uint32_t>align(CPU_HEADS + HEADS_PER_CPU * cpus, 1 << MAX_ORDER)
     s.nr_blocks = <uint32_t>(align(start_pfn + spanned - s.base_pfn, 1 << MAX_ORDER) >> PB)
     s.nr_pages = s.first + (s.nr_blocks << PB)
-    s.block_bias = BLOCK_HEADS + cpus - <int>(s.first >> PB)
+    s.block_bias = BLOCK_HEADS + OWNED_HEADS * cpus - <int>(s.first >> PB)
     s.size = (
         align(sizeof(ZoneState), 64)
-        + cpus * (align(sizeof(Pcp), 64) + align(sizeof(Counts), 64))
-        + align(sizeof(Block) * (<uint64_t>BLOCK_HEADS + cpus + s.nr_blocks), 64)
+        + cpus * (align(sizeof(Pcp), 64) + align(sizeof(Remote), 64) + align(sizeof(Counts), 64))
+        + align(sizeof(Outbox) * <uint64_t>cpus * s.policy.handover_targets, 64)
+        + align(sizeof(Block) * (<uint64_t>BLOCK_HEADS + OWNED_HEADS * cpus + s.nr_blocks), 64)
         + sizeof(Page) * <uint64_t>s.nr_pages
     )
 
@@ -36,11 +37,15 @@ cdef inline void attach(Zone *z, void *memory) noexcept nogil:
     p += align(sizeof(ZoneState), 64)
     z.pcp = <Pcp *>p
     p += align(sizeof(Pcp), 64) * z.s.cpus
+    z.remote = <Remote *>p
+    p += align(sizeof(Remote), 64) * z.s.cpus
     z.counts = <Counts *>p
     p += align(sizeof(Counts), 64) * z.s.cpus
+    z.outbox = <Outbox *>p
+    p += align(sizeof(Outbox) * <uint64_t>z.s.cpus * z.s.policy.handover_targets, 64)
     z.block = <Block *>p
     z.block_of_page = z.block + z.s.block_bias
-    p += align(sizeof(Block) * (<uint64_t>BLOCK_HEADS + z.s.cpus + z.s.nr_blocks), 64)
+    p += align(sizeof(Block) * (<uint64_t>first_block(z) + z.s.nr_blocks), 64)
     z.page = <Page *>p
 
 cdef inline void empty_lists(Zone *z) noexcept nogil:
@@ -51,7 +56,7 @@ cdef inline void empty_lists(Zone *z) noexcept nogil:
     for h in range(CPU_HEADS, CPU_HEADS + z.s.cpus * HEADS_PER_CPU):
         z.page[h].next = h
         z.page[h].prev = h
-    for h in range(BLOCK_HEADS + z.s.cpus):
+    for h in range(first_block(z)):
         z.block[h].next = h
         z.block[h].prev = h
         z.block[h].own_next = h
@@ -60,7 +65,7 @@ cdef inline void empty_lists(Zone *z) noexcept nogil:
 cdef inline void init_blocks(Zone *z) noexcept nogil:
     """All blocks start as M (1.3); those that the zone does not wholly contain are told apart (B-45)."""
     cdef uint32_t n
-    cdef uint32_t at = BLOCK_HEADS + z.s.cpus
+    cdef uint32_t at = first_block(z)
     cdef int64_t pfn = z.s.base_pfn
     for n in range(at, at + z.s.nr_blocks):
         set_block_type(&z.block[n], MOVABLE)

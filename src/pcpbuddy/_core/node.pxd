@@ -2,10 +2,11 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from .alloc cimport not_served
 from .calls cimport bulk, bulk_watermark_ok, drain_all
-from .driver cimport NO_LOCKS, alloc, begin
+from .driver cimport alloc_by_policy, begin
 from .fallback cimport worth_unreserving
-from .ops cimport Z_START, Z_UNRESERVE, Op, not_served
+from .op cimport Z_START, Z_UNRESERVE, Op
 from .page cimport (
     BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC,
     WMARK_LOW, WMARK_MIN, Zone, idx,
@@ -94,7 +95,7 @@ cdef inline idx walk(
         if (not z.s.flags & BELOW_HIGH and watermark_fast(z, o, 2, highest, aflags)) or below_high(
             z, o, highest, aflags
         ):
-            i = alloc(z, cpu, o, T, aflags, NO_LOCKS)
+            i = alloc_by_policy(z, cpu, o, T, aflags)
             if i:
                 where[0] = k
                 return i

@@ -4,7 +4,7 @@
 # at any address and can be copied, shared and compared byte for byte. Zero-filled means
 # untouched; dead fields are zeroed.
 #
-#   ZoneState | Policy .. | Pcp[cpus] | Counts[cpus] | Block[heads + blocks] | Page[first + pages]
+#   ZoneState | Pcp[cpus] | Remote[cpus] | Counts[cpus] | Outbox[cpus][..] | Block[heads + blocks] | Page[first + pages]
 #
 # The page array begins with the heads of all lists of smaller chunks ("first" entries,
 # a multiple of 1024), so every list is circular, and unlinking needs no branch. A page
@@ -29,7 +29,8 @@ cdef enum:
     NR_LISTS = 30
     CPU_HEADS = 64         # page index of CPU 0's first list head
     HEADS_PER_CPU = 32     # 30 lists, padded: a CPU's heads share no cache line with another's
-    BLOCK_HEADS = 12       # block lists: orders 9 and 10 of six types; then one per CPU
+    BLOCK_HEADS = 12       # block lists: orders 9 and 10 of six types; then those of each CPU
+    OWNED_HEADS = 5        # owned_blocks of a CPU: one list (the first head), or one per stored type
 
     UNMOVABLE = 0
     MOVABLE = 1
@@ -43,7 +44,7 @@ cdef enum:
     INTERIOR = 0           # of any chunk, or untouched
     BUDDY = 1              # head of a chunk on a zone list
     PCP = 2                # head of an entry on a per-CPU list
-    REMOTE = 3
+    REMOTE = 3             # on a remote list, in an outbox, or a reject of either (P-46)
     DEFERRED = 4           # on the stack of B-92
     ALLOC = 5              # head of an allocation
     HOLE = 6
@@ -89,15 +90,36 @@ cdef enum:
     # Values of switches: positions in config.SWITCHES.
     REMOTE_TRYLOCK = 0
     REMOTE_BLOCK = 1
+    REMOTE_LLIST = 2
+    REMOTE_HANDOVER = 3
     REMOTE_LOCAL = 4
+    MARK_ALL = 1
+    CAP_HIGH = 1
+    PREFER_UNMARKED = 1
+    HOLD_PER_PHASE = 1
+    DRAIN_BY_OWNER = 1
     CMA_FIXED = 0
     CMA_AS_POSTED = 1
+    CMA_BALANCED = 2
     GATE_FIT = 0
+    GATE_ALWAYS = 1
     GATE_NEVER = 2
-    OFF = 1                # of phase0, phase2, local_split
+    GATE_MIN = 3
+    SOURCE_OWN_TYPE = 1
+    PHASE3_REST = 0
     MERGE_DRAIN = 0
+    MERGE_FREE = 1
     DRAIN_LARGEST_FIT = 0
     DRAIN_INDEX = 1
+    DRAIN_SMALLEST = 2
+    OVERSHOOT_STOP = 1
+    OVERSHOOT_SPLIT = 2
+    OWNED_HEAD = 1
+    OWNED_PER_TYPE = 1
+    RETYPE_KEEP = 1
+    GROWTH_PAGES = 1
+    OFF = 1                # of switches whose default is on
+    ON = 1                 # of switches whose default is off
 
     # Zone-lock holds by kind.
     H_REFILL = 0
@@ -124,18 +146,38 @@ cdef struct Block:             # one cache line holds two
     uint8_t flags
     uint8_t pad[10]
 
-cdef struct Policy:
+cdef struct Policy:            # what each is read for: docs/reference/core.md
     uint8_t remote
     uint8_t mark
     uint8_t pcp_lists
+    uint8_t phase0_cap
+    uint8_t take_prefer
+    uint8_t refill_hold
+    uint8_t drain_by
     uint8_t cma
     uint8_t gate
     uint8_t phase0
     uint8_t phase2
+    uint8_t phase1_source
     uint8_t phase2_max
+    uint8_t phase3
     uint8_t merge
     uint8_t drain
+    uint8_t drain_overshoot
+    uint8_t owned_order
+    uint8_t owned_lists
+    uint8_t retype
+    uint8_t adopt
+    uint8_t adopt_min_order
+    uint8_t high_growth
     uint8_t local_split
+    uint8_t batch_sort
+    uint8_t owns               # any block can have an owner
+    uint8_t plain              # nothing of it concerns the short cuts of the driver
+    uint16_t pcp_orders        # a bit per order that the PCP serves
+    int32_t remote_bound       # pages; 0: high_max of the target
+    int32_t handover_batch
+    int32_t handover_targets   # outboxes per CPU; 0 unless remote=handover
 
 cdef struct Pcp:               # guarded by lock; 64 bytes
     uint32_t lock
@@ -152,6 +194,17 @@ cdef struct Pcp:               # guarded by lock; 64 bytes
     uint8_t remote_node
     int8_t diff[3]             # zone counters not yet folded (B-15)
     uint8_t pad[28]
+
+cdef struct Remote:            # atomics; a cache line of its own, for others write it (P-46)
+    uint32_t head              # pages that others freed, the latest first, through Page.next; REMOTE
+    int32_t pending            # pages on that list, and in outboxes for this CPU
+    uint8_t pad[56]
+
+cdef struct Outbox:            # guarded by its CPU's PCP lock (P-46b)
+    uint32_t newest            # REMOTE pages, through Page.next; 0: the outbox is not in use
+    uint32_t oldest
+    int32_t pages
+    uint32_t target
 
 cdef struct Counts:            # written by their CPU only
     uint64_t allocs
@@ -183,6 +236,10 @@ cdef struct Counts:            # written by their CPU only
     uint64_t merge_visited
     uint64_t drained_entries
     uint64_t drained_pages
+    uint64_t remote_pushes
+    uint64_t remote_over_bound
+    uint64_t absorbs
+    uint64_t absorbed_pages
     uint64_t cma_by_phase[16]  # [phase][the 50 % rule said CMA][page is CMA]
     uint64_t walk_lengths[64]
 
@@ -239,7 +296,9 @@ cdef struct Zone:              # where the parts of a zone are mapped in this pr
     void (*run)(Zone *z, void *op) noexcept nogil    # the driver: carries an operation to its end
     ZoneState *s
     Pcp *pcp
+    Remote *remote
     Counts *counts
+    Outbox *outbox             # handover_targets of each CPU
     Block *block               # list heads, then the records of the zone's pageblocks
     Block *block_of_page       # the same, shifted: the record of page i is block_of_page[i >> 9]
     Page *page
@@ -317,8 +376,13 @@ cdef inline idx cpu_head(int cpu, int which) noexcept nogil:
 cdef inline uint32_t block_head(int o, int T) noexcept nogil:
     return <uint32_t>((o - PB) * NR_TYPES + T)
 
-cdef inline uint32_t owned_head(int cpu) noexcept nogil:
-    return <uint32_t>(BLOCK_HEADS + cpu)
+cdef inline uint32_t owned_head(Zone *z, int cpu, int T) noexcept nogil:
+    """P-15: of CPU cpu's blocks that have fragments in the zone; of one type, where each has its list."""
+    return <uint32_t>(BLOCK_HEADS + cpu * OWNED_HEADS + (T if z.s.policy.owned_lists else 0))
+
+cdef inline uint32_t first_block(Zone *z) noexcept nogil:
+    """The record of the zone's first pageblock."""
+    return <uint32_t>(BLOCK_HEADS + OWNED_HEADS * z.s.cpus)
 
 cdef inline uint32_t block_number(Zone *z, idx i) noexcept nogil:
     return <uint32_t>(<int32_t>(i >> PB) + z.s.block_bias)

@@ -4,23 +4,20 @@
 
 from libc.stdint cimport uint32_t
 
-from .atomic cimport likely
+from .atomic cimport likely, load16
 from .buddy cimport merge_free
-from .events cimport E_PCPU_DRAIN, emit
+from .events cimport E_PCPU_DRAIN, E_PMERGE, emit
 from .page cimport (
-    ALLOC, BELOW_HIGH, COSTLY, CPU_SHIFT, FREE_HIGH_BATCH, MARK, MOVABLE, NR_LISTS, OFF, ORDER_SHIFT, PB, PCP,
-    PREV_FREE_HIGH_ORDER, RECLAIMABLE, RECLAIM_ACTIVE, SCALE_MAX, TYPE_SHIFT, UNMOVABLE, Pcp, Zone, block_type,
-    cpu_head, idx, list_add, list_del, set_word, word_of,
+    ALLOC, BELOW_HIGH, BUDDY_MASK, COSTLY, CPU_SHIFT, FREE_HIGH_BATCH, GROWTH_PAGES, MARK, MARK_ALL, MERGE_FREE,
+    MOVABLE, NR_LISTS, OFF, ORDER_SHIFT, PB, PCP, PREFER_UNMARKED, PREV_FREE_HIGH_ORDER, RECLAIMABLE,
+    RECLAIM_ACTIVE, SCALE_MAX, TYPE_SHIFT, UNMOVABLE, Block, Pcp, Zone, block_type, cpu_head, idx, list_add,
+    list_del, set_word, word_of, word_type,
 )
 
 
-cdef enum:
-    PCP_ORDERS = 0x20f                     # 0 to 3, and 9
-
-
-cdef inline bint pcp_order(int o) noexcept nogil:
-    """B-11: orders that the per-CPU lists serve."""
-    return (1 << o) & PCP_ORDERS != 0
+cdef inline bint pcp_order(Zone *z, int o) noexcept nogil:
+    """B-11, P-30: orders that the per-CPU lists serve."""
+    return (z.s.policy.pcp_orders >> o) & 1
 
 cdef inline int list_index(Zone *z, int o, int T) noexcept nogil:
     """P-3: one list per order and type. With 14 lists U and R share one at order 9 (B-10)."""
@@ -53,37 +50,38 @@ cdef inline void take_away(Zone *z, idx i, int o, int T) noexcept nogil:
     """
     set_word(z, i, ALLOC | o << ORDER_SHIFT | T << TYPE_SHIFT)
 
-cdef inline idx pcp_split(Zone *z, int c, int o, int T) noexcept nogil:
-    """P-22: the head of the smallest larger list, split down; the halves inherit type and mark."""
-    cdef int k = o + 1
-    cdef idx i
-    cdef uint32_t mark
-    while k <= PB:
-        i = z.page[cpu_head(c, list_index(z, k, T))].next
-        if i != cpu_head(c, list_index(z, k, T)):
-            mark = word_of(z, i) & MARK
-            pcp_del(z, c, i, k)
-            while k > o:
-                k -= 1
-                pcp_put(z, c, i + (1u << k), k, T, mark, False)
-                z.counts[c].pcp_splits += 1
-            take_away(z, i, o, T)
-            return i
-        k += 1
-    return 0
+cdef inline void split_entry(Zone *z, int c, idx i, int have, int o, int T, int cpu) noexcept nogil:
+    """P-22: off its list, and the upper halves to the heads of the lower ones. They inherit type and mark."""
+    cdef uint32_t mark = word_of(z, i) & MARK
+    pcp_del(z, c, i, have)
+    while have > o:
+        have -= 1
+        pcp_put(z, c, i + (1u << have), have, T, mark, False)
+        z.counts[cpu].pcp_splits += 1
+
+cdef inline idx preferred_entry(Zone *z, idx head) noexcept nogil:
+    """P-23: the first unmarked entry, where the policy prefers those; else the head. The list is not empty."""
+    cdef idx i = z.page[head].next
+    if z.s.policy.take_prefer != PREFER_UNMARKED:
+        return i
+    while i != head and word_of(z, i) & MARK:
+        i = z.page[i].next
+    return i if i != head else z.page[head].next
 
 cdef inline idx pcp_take(Zone *z, int c, int o, int T) noexcept nogil:
-    """The head of the list (B-62), or a larger entry's lowest part where the policy splits locally."""
-    cdef idx head = cpu_head(c, list_index(z, o, T))
-    cdef idx i = z.page[head].next
-    if likely(i != head):
-        list_del(z, i)
-        z.pcp[c].count -= 1 << o
-        take_away(z, i, o, T)
-        return i
-    if z.s.policy.local_split == OFF:
-        return 0
-    return pcp_split(z, c, o, T)
+    """B-62, P-22: from the smallest sufficient list; without local splitting, from that of the order only."""
+    cdef int last = o if z.s.policy.local_split == OFF else PB
+    cdef int k
+    cdef idx head
+    cdef idx i
+    for k in range(o, last + 1):
+        head = cpu_head(c, list_index(z, k, T))
+        if z.page[head].next != head:
+            i = preferred_entry(z, head)
+            split_entry(z, c, i, k, o, T, c)
+            take_away(z, i, o, T)
+            return i
+    return 0
 
 
 # -- tuning --------------------------------------------------------------------------------------
@@ -94,16 +92,21 @@ cdef inline int clamp(int value, int low, int high) noexcept nogil:
         return high
     return value if value > low else low
 
-cdef inline int refill_size(Zone *z, Pcp *p, int o) noexcept nogil:
-    """B-64: entries of order o to obtain; raises high and alloc_factor on the way."""
+cdef inline bint may_grow(Zone *z, Pcp *p) noexcept nogil:
+    return p.high_min != p.high_max and not z.s.flags & BELOW_HIGH
+
+cdef inline int refill_size(Zone *z, Pcp *p, int o, int *raised) noexcept nogil:
+    """B-64: entries of order o to obtain; raises high and alloc_factor on the way. `raised`: by how much, or -1."""
     cdef int b
     cdef int most
+    raised[0] = -1
     p.high = clamp(p.high, p.high_min, p.high_max)
     if p.high < p.batch:
         return 1
     b = p.batch if o > 0 else p.batch << p.alloc_factor
-    if p.high_min != p.high_max and not z.s.flags & BELOW_HIGH:
+    if may_grow(z, p):
         p.high = min(p.high + b, p.high_max)
+        raised[0] = b
     if o == 0:
         most = max(p.high - p.count - p.batch, p.batch)
         if b <= most and p.alloc_factor < SCALE_MAX:
@@ -112,6 +115,11 @@ cdef inline int refill_size(Zone *z, Pcp *p, int o) noexcept nogil:
     if b > 1:
         b = max(b >> o, 2)
     return b
+
+cdef inline void grow_high(Zone *z, Pcp *p, int pages, int raised) noexcept nogil:
+    """P-70 by pages: what the refill put into the PCP beyond what B-64 raised high for raises it too."""
+    if z.s.policy.high_growth == GROWTH_PAGES and raised >= 0 and may_grow(z, p):
+        p.high = min(p.high + max(pages // p.batch * p.batch - raised, 0), p.high_max)
 
 cdef inline int free_limit(Zone *z, Pcp *p, bint free_high) noexcept nogil:
     """B-83: the count at which frees start to drain. The raised high applies next time."""
@@ -141,12 +149,53 @@ cdef inline int free_amount(Pcp *p, int limit, bint free_high) noexcept nogil:
         return 1
     return clamp(p.free_count, p.batch, limit - p.batch)
 
-cdef inline int commit(Zone *z, Pcp *p, int c, idx i, int o, int T, uint32_t mark, bint nolock) noexcept nogil:
-    """B-81, P-45: a freed page into CPU c's PCP p. Returns the pages that the caller must drain."""
+cdef inline uint32_t mark_for(Zone *z, Block *b, int c) noexcept nogil:
+    """P-44: marked iff the block is c's, read under c's lock; or everything is."""
+    if z.s.policy.mark == MARK_ALL:
+        return MARK
+    return MARK if load16(&b.owner) == c + 1 else 0
+
+cdef inline void merge_up(Zone *z, int cpu, int c, idx i, int o, int T) noexcept nogil:
+    """P-53: a marked entry and its marked buddy become one, as far as it goes; to the tail (P-51)."""
+    cdef idx b
+    cdef int Tb
+    while o < PB and word_of(z, i) & MARK:
+        z.counts[cpu].merge_visited += 1
+        b = i ^ (1u << o)
+        if (word_of(z, i) ^ word_of(z, b)) & BUDDY_MASK:
+            return
+        Tb = word_type(word_of(z, b))
+        pcp_del(z, c, i, o)
+        pcp_del(z, c, b, o)
+        i &= b
+        o += 1
+        if Tb != T:
+            T = list_type(block_type(z, i))
+        pcp_put(z, c, i, o, T, MARK, True)
+        z.counts[cpu].pcp_merges += 1
+        emit(z, E_PMERGE, cpu, i, o, 0)
+
+cdef inline void put_freed(Zone *z, int cpu, int c, idx i, int o, int T, uint32_t mark) noexcept nogil:
+    """A freed page to the head of its list (B-81 step 1); merged at once where the policy says so."""
+    pcp_put(z, c, i, o, T, mark, False)
+    if z.s.policy.merge == MERGE_FREE:
+        merge_up(z, cpu, c, i, o, T)
+
+cdef inline int commit(
+    Zone *z, Pcp *p, int cpu, int c, idx i, int o, int T, uint32_t mark, bint limit_later, const bint plain
+) noexcept nogil:
+    """
+    B-81, P-45: a freed page into CPU c's PCP p. Returns the pages that the caller must drain.
+
+    limit_later: B-92, and frees whose drain is left to the owner. plain: a literal; see driver.pxd.
+    """
     cdef bint free_high = False
     cdef int limit
     p.alloc_factor >>= 1
-    pcp_put(z, c, i, o, T, mark, False)
+    if plain:
+        pcp_put(z, c, i, o, T, mark, False)
+    else:
+        put_freed(z, cpu, c, i, o, T, mark)
     if 1 <= o <= COSTLY:
         free_high = (
             p.flags & PREV_FREE_HIGH_ORDER
@@ -158,7 +207,7 @@ cdef inline int commit(Zone *z, Pcp *p, int c, idx i, int o, int T, uint32_t mar
         p.flags &= ~PREV_FREE_HIGH_ORDER
     if p.free_count < p.batch << SCALE_MAX:
         p.free_count += 1 << o
-    if nolock:
+    if limit_later:
         return 0
     p.high = clamp(p.high, p.high_min, p.high_max)
     if likely(p.count < p.high and not free_high and not z.s.flags & (RECLAIM_ACTIVE | BELOW_HIGH)):
@@ -172,9 +221,13 @@ cdef inline int commit(Zone *z, Pcp *p, int c, idx i, int o, int T, uint32_t mar
 # -- draining under one zone-lock hold --------------------------------------------------------------
 
 cdef inline void free_entry(Zone *z, int cpu, int c, idx i, int o) noexcept nogil:
-    """One entry into the zone. Its block's type counts now, not when it was freed (pitfall 5)."""
-    cdef int T = block_type(z, i)
+    """One entry into the zone."""
     pcp_del(z, c, i, o)
+    drained(z, cpu, i, o)
+
+cdef inline void drained(Zone *z, int cpu, idx i, int o) noexcept nogil:
+    """Off its list already. Its block's type counts now, not when it was freed (pitfall 4)."""
+    cdef int T = block_type(z, i)
     merge_free(z, cpu, i, o, T, False)
     emit(z, E_PCPU_DRAIN, cpu, i, o, T)
     z.counts[cpu].drained_entries += 1

@@ -3,12 +3,12 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from .atomic cimport unlikely
-from .calls cimport free_run, offline_cpu, online_cpu, split_page, tick
-from .driver cimport NO_LOCKS, begin, free_page
+from .calls cimport free_run, isolate, offline_cpu, online_cpu, split_page, tick
+from .driver cimport begin, free_by_policy
 from .events cimport E_FREE, emit
 from .init cimport fold
 from .node cimport NodeRef, gfp_type, node_alloc, node_bulk, node_zone_of
-from .ops cimport Z_ISOLATE, Z_START, Z_UNISOLATE, Op
+from .op cimport Z_START, Z_UNISOLATE, Op
 from .page cimport ALLOC, HEAD_MASK, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order
 
 cdef enum:  # op numbers: requests.py
@@ -84,7 +84,7 @@ cdef inline void free_own(Replay *r, Zone *z, int cpu, int64_t pfn, int64_t n) n
     r.live -= n
     word = word_of(z, i)
     if (word & 7) == ALLOC and <int64_t>1 << word_order(word) == n:
-        free_page(z, cpu, i, 0, NO_LOCKS)
+        free_by_policy(z, cpu, i, 0)
         return
     for p in range(i, i + <idx>n):
         head = p
@@ -150,7 +150,7 @@ cdef inline bint replay_free_single(Replay *r, Request *q) noexcept nogil:
         return False
     r.map[q.pfn] = H_FREED
     r.live -= 1
-    free_page(z, q.cpu, i, 0, NO_LOCKS)
+    free_by_policy(z, q.cpu, i, 0)
     return True
 
 cdef inline void replay_free(Replay *r, Request *q) noexcept nogil:
@@ -191,10 +191,11 @@ cdef inline void replay_other(Replay *r, Request *q) noexcept nogil:
             offline_cpu(z, q.cpu)
         elif q.op == R_ONLINE and not z.pcp[q.cpu].online:
             online_cpu(z, q.cpu)
-        elif (q.op == R_ISOLATE or q.op == R_UNISOLATE) and node_zone_of(&r.node, q.pfn) == k:
+        elif q.op == R_ISOLATE and node_zone_of(&r.node, q.pfn) == k:
+            isolate(z, index_of(z, q.pfn), 1, q.cpu)
+        elif q.op == R_UNISOLATE and node_zone_of(&r.node, q.pfn) == k:
             begin(&op, Z_START, False, q.cpu)
-            op.section = Z_ISOLATE if q.op == R_ISOLATE else Z_UNISOLATE
-            op.flags = 1
+            op.section = Z_UNISOLATE
             op.page = index_of(z, q.pfn)
             z.run(z, &op)
 

@@ -6,18 +6,26 @@ cdef dict SWITCH_VALUES = {switch.name: switch.values for switch in SWITCHES}
 cdef int code(policy, str name) except -1:
     return SWITCH_VALUES[name].index(getattr(policy, name))
 
-cdef set_policy(ZoneState *s, policy):
-    s.policy.remote = code(policy, "remote")
-    s.policy.mark = code(policy, "mark")
-    s.policy.pcp_lists = policy.pcp_lists
-    s.policy.cma = code(policy, "cma")
-    s.policy.gate = code(policy, "gate")
-    s.policy.phase0 = code(policy, "phase0")
-    s.policy.phase2 = code(policy, "phase2")
-    s.policy.phase2_max = policy.phase2_max
-    s.policy.merge = code(policy, "merge")
-    s.policy.drain = code(policy, "drain")
-    s.policy.local_split = code(policy, "local_split")
+cdef set_policy(ZoneState *s, policy, int cpus):
+    """Switches as small numbers: positions in config.SWITCHES, or the number that they are."""
+    p = {name: code(policy, name) for name in SWITCH_VALUES if isinstance(getattr(policy, name), str)}
+    s.policy = Policy(
+        remote=p["remote"], mark=p["mark"], pcp_lists=policy.pcp_lists, phase0_cap=p["phase0_cap"],
+        take_prefer=p["take_prefer"], refill_hold=p["refill_hold"], drain_by=p["drain_by"], cma=p["cma"],
+        gate=p["gate"], phase0=p["phase0"], phase2=p["phase2"], phase1_source=p["phase1_source"],
+        phase2_max=policy.phase2_max, phase3=p["phase3"], merge=p["merge"], drain=p["drain"],
+        drain_overshoot=p["drain_overshoot"], owned_order=p["owned_order"], owned_lists=p["owned_lists"],
+        retype=p["retype"], adopt=p["adopt"], adopt_min_order=policy.adopt_min_order, high_growth=p["high_growth"],
+        local_split=p["local_split"], batch_sort=p["batch_sort"], owns=policy.owns,
+        pcp_orders=0x3ff if policy.pcp_orders == "all" else 0x20f,
+        remote_bound={"high_max": 0, "inf": INT32_MAX}.get(policy.remote_bound, policy.remote_bound),
+        handover_batch=policy.handover_batch,
+        handover_targets=min(policy.handover_targets, cpus) if policy.remote == "handover" else 0,
+        plain=(
+            policy.remote not in ("llist", "handover") and policy.mark == "owned" and policy.merge != "free"
+            and policy.take_prefer == "none" and policy.drain_by == "freer"
+        ),
+    )
 
 
 # -- in ------------------------------------------------------------------------------------------------
@@ -46,7 +54,7 @@ cdef load_zone(Zone zone, state):
 
 cdef load_blocks(Zone zone, blocks):
     """Types and owners; cpu_node lists come with the PCPs."""
-    cdef uint32_t at = BLOCK_HEADS + zone.z.s.cpus
+    cdef uint32_t at = first_block(&zone.z)
     cdef Block *b
     cdef int k
     init_blocks(&zone.z)
@@ -57,8 +65,8 @@ cdef load_blocks(Zone zone, blocks):
         set_block_type(b, type)
         if iso:
             b.eff = ISOLATE
-        if owner >= 0 and zone.policy.gate == "never":
-            raise UsageError(f"a state with owned blocks: policy {zone.policy.name} (gate=never) owns none")
+        if owner >= 0 and not zone.policy.owns:
+            raise UsageError(f"a state with owned blocks: policy {zone.policy.name} owns none")
         b.owner = owner + 1
         if type == CMA:
             zone.z.s.cma_pages += PB_PAGES
@@ -132,11 +140,48 @@ cdef load_pcps(Zone zone, pcps):
                                  f"{zone.policy.name} has the kernel's 14 lists")
             for pfn in pfns:
                 i = clear(zone, pfn, order)
-                pcp_put(z, c, i, order, type, MARK if pfn in marked else 0, True)
+                pcp_put(z, c, i, order, type, MARK if pfn in marked or z.s.policy.mark == MARK_ALL else 0, True)
         if p.count != pcp["count"]:
             raise UsageError(f"a state whose CPU {c} has count {pcp['count']}, but {p.count} pages on its lists")
         for n in pcp["owned"]:
-            own_link(z, BLOCK_HEADS + z.s.cpus + <uint32_t>n)
+            n += first_block(z)
+            own_link_after(z, n, z.block[owned_head(z, c, z.block[<uint32_t>n].type)].own_prev)
+    load_remote(zone, pcps)
+
+cdef load_remote(Zone zone, pcps):
+    """Remote lists and outboxes, for the policies that have them."""
+    cdef CZone *z = &zone.z
+    cdef Outbox *box
+    cdef int c
+    cdef int k
+    for c, pcp in enumerate(pcps):
+        held = pcp.get("remote", []), pcp.get("outboxes", [])
+        if any(held) and zone.policy.remote not in ("llist", "handover"):
+            raise UsageError(f"a state with pages on remote lists: policy {zone.policy.name} has none "
+                             f"(remote={zone.policy.remote})")
+        z.remote[c].head = load_chain(zone, held[0], c)
+        if len(held[1]) > z.s.policy.handover_targets:
+            raise UsageError(f"a state whose CPU {c} has {len(held[1])} outboxes: policy {zone.policy.name} has "
+                             f"{z.s.policy.handover_targets}")
+        for k, (target, pages) in enumerate(held[1]):
+            box = &outboxes(z, c)[k]
+            box.target = target
+            box.newest = load_chain(zone, pages, target)
+            box.oldest = index_of(z, pages[0][0])
+            box.pages = sum([1 << order for _, order in pages])
+
+cdef idx load_chain(Zone zone, pages, int target):
+    """Arrival order in, latest first out."""
+    cdef idx i
+    cdef idx newest = 0
+    cdef int o
+    for pfn, o in pages:
+        i = clear(zone, pfn, o)
+        set_word(&zone.z, i, REMOTE | o << ORDER_SHIFT)
+        zone.z.page[i].next = newest
+        newest = i
+        zone.z.remote[target].pending += 1 << o
+    return newest
 
 
 # -- out -----------------------------------------------------------------------------------------------
@@ -168,7 +213,7 @@ cdef save_zone(Zone zone):
 cdef save_blocks(Zone zone):
     """Up to the zone's end, rounded up to a pageblock."""
     cdef ZoneState *s = zone.z.s
-    cdef uint32_t at = BLOCK_HEADS + s.cpus
+    cdef uint32_t at = first_block(&zone.z)
     cdef uint32_t n = <uint32_t>((s.start_pfn + s.spanned - s.base_pfn + PB_PAGES - 1) >> PB)
     cdef uint32_t k
     cdef Block *b = zone.z.block
@@ -236,10 +281,11 @@ cdef save_pcp(Zone zone, int c):
             i = z.page[i].next
         if pfns:
             lists[which // 3, which % 3] = pfns
-    n = z.block[owned_head(c)].own_next
-    while n != owned_head(c):
-        owned.append(n - BLOCK_HEADS - z.s.cpus)
-        n = z.block[n].own_next
+    for k in range(OWNED_HEADS if z.s.policy.owned_lists == OWNED_PER_TYPE else 1):
+        n = z.block[owned_head(z, c, k)].own_next
+        while n != owned_head(z, c, k):
+            owned.append(n - first_block(z))
+            n = z.block[n].own_next
     return {
         "online": int(p.online),
         "remote_node": int(p.remote_node),
@@ -256,4 +302,17 @@ cdef save_pcp(Zone zone, int c):
         "lists": lists,
         "marked": sorted(marked),
         "owned": owned,
+        "remote": save_chain(zone, z.remote[c].head),
+        "outboxes": [
+            (outboxes(z, c)[k].target, save_chain(zone, outboxes(z, c)[k].newest)) for k in range(nr_outboxes(z, c))
+        ],
+        "pending": z.remote[c].pending,
     }
+
+cdef list save_chain(Zone zone, idx i):
+    """In arrival order."""
+    out = []
+    while i:
+        out.append((pfn_of(&zone.z, i), word_order(word_of(&zone.z, i))))
+        i = zone.z.page[i].next
+    return out[::-1]

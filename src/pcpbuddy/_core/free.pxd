@@ -1,0 +1,301 @@
+# Frees: to the owner of the page's block, to the own PCP, or past the PCPs (B-80 to B-82,
+# B-90 to B-92, P-40 to P-47). Step functions: see op.pxd.
+
+from .atomic cimport load16, unlikely
+from .direct cimport defer, direct_free
+from .drain cimport drain_hold, drain_start
+from .events cimport E_FREE, E_FREE_BATCHED, E_REMOTE_FAIL, emit, emit_other
+from .op cimport (
+    DONE, F_DIRECT, F_DIRECTING, F_DRAIN, F_DRAINED, F_DRAINING, F_GAP, F_NEXT, F_PICK, F_PREPARE, F_PREPARING,
+    F_RELOCKED, F_TRIED, GROUP, LOCK_PCP, LOCK_ZONE, OP_BATCH, OP_IRQ, OP_NOLOCK, OP_PREPARED, TRY_PCP,
+    TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Op, settle_then, unsettled,
+)
+from .page cimport (
+    BELOW_HIGH, DRAIN_BY_OWNER, ISOLATE, MERGE_DRAIN, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL,
+    Zone, block_of, block_type, idx, word_of, word_order,
+)
+from .pcp cimport commit, list_type, mark_for, pcp_order
+from .pcpblock cimport merge_pass
+from .remote cimport absorb, announce, append, find_outbox, flush_outbox, push, withdraw
+from .watermark cimport high_watermark_ok
+
+cdef enum:
+    GO_ON = -1                 # no lock action: op.at says what is next
+
+
+# -- which way --------------------------------------------------------------------------------------------
+
+cdef inline int route(Zone *z, int cpu, int owner) noexcept nogil:
+    """P-40: the owner of the page's block, if it has one that is on-line; else the freeing CPU."""
+    if owner == 0 or owner == cpu + 1 or z.s.policy.remote == REMOTE_LOCAL or not z.pcp[owner - 1].online:
+        return cpu
+    return owner - 1
+
+cdef inline bint to_zone(Zone *z, idx i) noexcept nogil:
+    """No PCP serves the page's order, or its block is isolated."""
+    return not pcp_order(z, word_order(word_of(z, i))) or block_type(z, i) == ISOLATE
+
+cdef inline bint lock_free(Zone *z, Op *op) noexcept nogil:
+    """P-42: foreign pages go by remote lists. B-92's frees try for the target's lock all the same (P-48)."""
+    return z.s.policy.remote in (REMOTE_LLIST, REMOTE_HANDOVER) and not op.flags & OP_NOLOCK
+
+cdef inline int lock_target(Zone *z, Op *op) noexcept nogil:
+    if op.target != op.cpu and z.s.policy.remote == REMOTE_BLOCK and not op.flags & (OP_IRQ | OP_NOLOCK):
+        op.got = True
+        return LOCK_PCP
+    return TRY_PCP
+
+cdef inline void prepare(Zone *z, int cpu, idx i, int o) noexcept nogil:
+    """17.2: mm_page_free comes before any list operation."""
+    z.counts[cpu].pages_freed += 1 << o
+    emit(z, E_FREE, cpu, i, o, 0)
+
+cdef inline int sort_key(Zone *z, Op *op, idx i) noexcept nogil:
+    if not i:
+        return -1
+    return z.s.cpus if to_zone(z, i) else route(z, op.cpu, load16(&block_of(z, i).owner))
+
+cdef inline void sort_group(Zone *z, Op *op) noexcept nogil:
+    """P-47, batch_sort: the group by target, stable; what goes to the zone last. Insertion, for at most 31."""
+    cdef int a
+    cdef int b
+    cdef idx i
+    for a in range(op.k + 1, op.end):
+        i = op.pages[a]
+        b = a
+        while b > op.k and sort_key(z, op, op.pages[b - 1]) > sort_key(z, op, i):
+            op.pages[b] = op.pages[b - 1]
+            b -= 1
+        op.pages[b] = i
+
+
+# -- into a PCP, or towards one -------------------------------------------------------------------------------
+
+cdef inline void count_freed(Zone *z, Op *op, idx i) noexcept nogil:
+    """The page is in a PCP, on a remote list or in an outbox: on with the next."""
+    if op.flags & OP_BATCH:
+        emit(z, E_FREE_BATCHED, op.cpu, i, 0, 0)
+    if op.to == op.cpu:
+        z.counts[op.cpu].frees_local += 1
+    else:
+        z.counts[op.cpu].frees_remote += 1
+    op.k += 1
+    op.at = F_NEXT
+
+cdef inline void drain_begin(Zone *z, Op *op, int o, int T) noexcept nogil:
+    """A commit asked for op.n pages: what others pushed joins in, and one merge pass before the first hold (P-54)."""
+    op.at = F_DRAIN
+    op.start = drain_start(z, o, T)
+    absorb(z, op)
+    if z.s.policy.merge == MERGE_DRAIN:
+        merge_pass(z, op.cpu, op.target)
+
+cdef inline bint limit_later(Zone *z, Op *op) noexcept nogil:
+    return op.flags & OP_NOLOCK or z.s.policy.drain_by == DRAIN_BY_OWNER and op.target != op.cpu
+
+cdef inline void commit_next(Zone *z, Op *op) noexcept nogil:
+    """The next page into target's PCP, whose lock is held."""
+    cdef idx i = op.pages[op.k]
+    cdef int o = word_order(word_of(z, i))
+    cdef int T = list_type(block_type(z, i))
+    count_freed(z, op, i)
+    op.n = commit(
+        z, &z.pcp[op.target], op.cpu, op.target, i, o, T, mark_for(z, block_of(z, i), op.target), limit_later(z, op),
+        False,
+    )
+    if op.n:
+        drain_begin(z, op, o, T)
+
+cdef inline bint push_next(Zone *z, Op *op) noexcept nogil:
+    """P-46: the next page onto op.to's remote list, without any lock. False: over its bound."""
+    cdef idx i = op.pages[op.k]
+    if not announce(z, op.cpu, op.to, 1 << word_order(word_of(z, i))):
+        op.at = F_DIRECT
+        return False
+    count_freed(z, op, i)
+    push(z, op.cpu, op.to, i)
+    if not z.pcp[op.to].online:            # else nobody would ever look at it
+        op.dead = op.to + 1
+    return True
+
+cdef inline int gather_next(Zone *z, Op *op) noexcept nogil:
+    """P-46b: the next page into the outbox for op.to. The own PCP lock is held."""
+    cdef idx i = op.pages[op.k]
+    cdef int pages = 1 << word_order(word_of(z, i))
+    cdef int k = find_outbox(z, op.cpu, op.to)
+    op.at = F_NEXT
+    if not announce(z, op.cpu, op.to, pages):
+        op.at = F_DIRECT
+        op.held = False
+        return UNLOCK_PCP
+    if k == z.s.policy.handover_targets:   # all are in use, for others
+        flush_outbox(z, op, op.cpu, 0)
+        if op.dead:                        # settled first, without the lock; then this page again
+            withdraw(z, op.to, pages)
+            return GO_ON
+    count_freed(z, op, i)
+    append(z, op, i)
+    return GO_ON
+
+cdef inline int deal(Zone *z, Op *op) noexcept nogil:
+    """target's PCP lock is held."""
+    if op.to != op.target:
+        return gather_next(z, op)
+    commit_next(z, op)
+    return GO_ON
+
+cdef inline int release(Op *op) noexcept nogil:
+    op.held = False
+    op.at = F_NEXT
+    return UNLOCK_PCP
+
+cdef inline int free_next(Zone *z, Op *op) noexcept nogil:
+    """Choose the next page's way. Returns a lock action, ELSEWHERE, or GO_ON."""
+    cdef idx i
+    if unsettled(op):
+        return release(op) if op.held else settle_then(op, F_NEXT)
+    while op.k < op.end and not op.pages[op.k]:    # freed in the first pass
+        op.k += 1
+    if op.k == op.end:
+        if op.held:
+            return release(op)
+        op.at = F_PREPARE
+        return GO_ON
+    i = op.pages[op.k]
+    if to_zone(z, i):
+        if op.held:
+            return release(op)
+        op.at = F_DIRECT
+        return GO_ON
+    op.to = <unsigned short>route(z, op.cpu, load16(&block_of(z, i).owner))
+    if op.to != op.cpu and z.s.policy.remote == REMOTE_LLIST and not op.flags & OP_NOLOCK:
+        if not push_next(z, op) and op.held:
+            op.held = False
+            return UNLOCK_PCP
+        return GO_ON
+    return lock_next(z, op)
+
+cdef inline int lock_next(Zone *z, Op *op) noexcept nogil:
+    """Whose lock the next page needs: that of its target; with outboxes always the own."""
+    cdef int target = op.to
+    if z.s.policy.remote == REMOTE_HANDOVER and not op.flags & OP_NOLOCK:
+        target = op.cpu
+    if op.held and target == op.target:
+        return deal(z, op)
+    if op.held:
+        return release(op)
+    op.target = <unsigned short>target
+    op.at = F_PICK
+    return GO_ON
+
+cdef inline void not_locked(Zone *z, Op *op) noexcept nogil:
+    """The trylock failed. With remote lists the page is pushed alone: that is safe anywhere (P-41)."""
+    if lock_free(z, op) and push_next(z, op):
+        return
+    op.at = F_DIRECT
+    z.counts[op.cpu].frees_failed_trylock += 1
+    if op.to != op.cpu and not lock_free(z, op):
+        emit_other(z, E_REMOTE_FAIL, op.cpu, op.pages[op.k], op.to)
+
+
+# -- one free, or a row of them ---------------------------------------------------------------------------------
+
+cdef inline int free_prepare(Zone *z, Op *op) noexcept nogil:
+    """B-91 pass 1 over the next group: mm_page_free of each; what no PCP serves goes to the zone at once."""
+    cdef idx i
+    cdef int o
+    if op.k == op.nr:
+        return DONE
+    while op.end < op.nr and op.end < op.k + GROUP:
+        i = op.pages[op.end]
+        o = word_order(word_of(z, i))
+        op.end += 1
+        if not op.flags & OP_PREPARED:
+            prepare(z, op.cpu, i, o)
+        if op.flags & OP_BATCH and not pcp_order(z, o):
+            op.page = i
+            op.pages[op.end - 1] = 0
+            op.at = F_PREPARING
+            return LOCK_ZONE
+    if z.s.policy.batch_sort == ON:
+        sort_group(z, op)
+    op.at = F_NEXT
+    return GO_ON
+
+cdef inline int after_drain(Zone *z, Op *op) noexcept nogil:
+    """B-82 step 6: the drain that a commit asked for is over."""
+    if unlikely(z.s.flags & BELOW_HIGH) and high_watermark_ok(z):
+        z.s.flags &= ~BELOW_HIGH
+    op.at = F_NEXT
+    return GO_ON
+
+cdef inline int drain_on(Zone *z, Op *op) noexcept nogil:
+    """F_DRAINED: between two holds the PCP lock is dropped and tried again (B-82)."""
+    if op.n > 0 and z.pcp[op.target].count > 0:
+        op.held = False
+        op.at = F_GAP
+        return UNLOCK_PCP
+    return after_drain(z, op)
+
+cdef inline int locked_or_not(Zone *z, Op *op) noexcept nogil:
+    """F_TRIED."""
+    if not op.got:
+        not_locked(z, op)
+        return GO_ON
+    op.held = True
+    if not z.pcp[op.target].online:            # P-44: went off-line before we had its lock
+        return release(op)
+    return deal(z, op)
+
+cdef inline int zone_tried(Zone *z, Op *op) noexcept nogil:
+    """F_DIRECTING."""
+    op.at = F_NEXT
+    op.k += 1
+    z.counts[op.cpu].frees_direct += 1
+    if op.flags & OP_NOLOCK and not op.got:
+        defer(z, op, op.pages[op.k - 1])
+        return GO_ON
+    direct_free(z, op, op.pages[op.k - 1])
+    return UNLOCK_ZONE
+
+cdef inline int free_step(Zone *z, Op *op) noexcept nogil:
+    cdef int action = GO_ON
+    while action == GO_ON:
+        if op.at == F_PREPARE:
+            action = free_prepare(z, op)
+        elif op.at == F_PREPARING:
+            z.counts[op.cpu].frees_direct += 1
+            direct_free(z, op, op.page)
+            op.at = F_PREPARE
+            return UNLOCK_ZONE
+        elif op.at == F_NEXT:
+            action = free_next(z, op)
+        elif op.at == F_PICK:
+            op.at = F_TRIED
+            return lock_target(z, op)
+        elif op.at == F_TRIED:
+            action = locked_or_not(z, op)
+        elif op.at == F_DRAIN:
+            op.at = F_DRAINING
+            return LOCK_ZONE
+        elif op.at == F_DRAINING:
+            drain_hold(z, op, z.pcp[op.target].batch)
+            op.at = F_DRAINED
+            return UNLOCK_ZONE
+        elif op.at == F_DRAINED:
+            action = drain_on(z, op)
+        elif op.at == F_GAP:
+            op.at = F_RELOCKED
+            return TRY_PCP
+        elif op.at == F_RELOCKED:
+            op.held = op.got
+            if op.got:
+                op.at = F_DRAIN
+            else:
+                action = after_drain(z, op)
+        elif op.at == F_DIRECT:
+            op.at = F_DIRECTING
+            return TRY_ZONE if op.flags & OP_NOLOCK else LOCK_ZONE
+        else:
+            action = zone_tried(z, op)
+    return action

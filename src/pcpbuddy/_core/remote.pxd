@@ -1,0 +1,192 @@
+# Frees that take no PCP lock: a lock-free list per CPU for what others free of its blocks
+# (rfc.md P-46), and outboxes in which a CPU gathers such pages first (P-46b).
+#
+# Pages here are REMOTE, with their order in the word, chained through Page.next, the
+# latest first. `pending` of a CPU counts the pages on its list and in outboxes for it.
+
+from libc.stdint cimport int32_t, uint32_t
+
+from .atomic cimport addi32, cas32, exchange32, load32, loadi32
+from .events cimport E_ABSORB, E_REMOTE_PUSH, emit, emit_other
+from .op cimport Op, add_reject
+from .page cimport (
+    ISOLATE, ORDER_SHIFT, REMOTE, SCALE_MAX, Outbox, Pcp, Zone, block_of, block_type, idx, set_word, word_of,
+    word_order,
+)
+from .pcp cimport list_type, mark_for, pcp_order, put_freed
+
+
+# -- pushing -----------------------------------------------------------------------------------------
+
+cdef inline int32_t bound(Zone *z, int target) noexcept nogil:
+    """P-46: an idle owner must not hoard."""
+    if z.s.policy.remote_bound:
+        return z.s.policy.remote_bound
+    return loadi32(&z.pcp[target].high_max)
+
+cdef inline bint announce(Zone *z, int cpu, int target, int pages) noexcept nogil:
+    """Pages more for target, if the bound allows. Added first: of two at once, one may be refused, none slips by."""
+    if addi32(&z.remote[target].pending, pages) <= bound(z, target) - pages:
+        return True
+    withdraw(z, target, pages)
+    z.counts[cpu].remote_over_bound += 1
+    return False
+
+cdef inline void withdraw(Zone *z, int target, int pages) noexcept nogil:
+    addi32(&z.remote[target].pending, -pages)
+
+cdef inline void push_chain(Zone *z, int cpu, int target, idx newest, idx oldest) noexcept nogil:
+    """One exchange, whatever the length of the chain."""
+    cdef uint32_t head = load32(&z.remote[target].head)
+    while True:
+        z.page[oldest].next = head
+        if cas32(&z.remote[target].head, &head, newest):
+            break
+    z.counts[cpu].remote_pushes += 1
+
+cdef inline void make_remote(Zone *z, idx i) noexcept nogil:
+    set_word(z, i, REMOTE | word_order(word_of(z, i)) << ORDER_SHIFT)
+
+cdef inline void push(Zone *z, int cpu, int target, idx i) noexcept nogil:
+    """One page, announced already."""
+    make_remote(z, i)
+    emit_other(z, E_REMOTE_PUSH, cpu, i, target)
+    push_chain(z, cpu, target, i, i)
+
+cdef inline idx reversed_chain(Zone *z, idx i) noexcept nogil:
+    """Latest first becomes arrival order."""
+    cdef idx done = 0
+    cdef idx next
+    while i:
+        next = z.page[i].next
+        z.page[i].next = done
+        done = i
+        i = next
+    return done
+
+
+# -- absorbing (the PCP lock of c is held) -----------------------------------------------------------------
+
+cdef inline bint has_remote(Zone *z, int c) noexcept nogil:
+    return load32(&z.remote[c].head) != 0
+
+cdef inline void absorb_page(Zone *z, Op *op, Pcp *p, idx i) noexcept nogil:
+    """B-81 steps 1 and 3; a page that no PCP takes any more becomes a reject."""
+    cdef int c = op.target
+    cdef int o = word_order(word_of(z, i))
+    if block_type(z, i) == ISOLATE or not pcp_order(z, o):
+        add_reject(z, op, i)
+        return
+    put_freed(z, op.cpu, c, i, o, list_type(block_type(z, i)), mark_for(z, block_of(z, i), c))
+    if p.free_count < p.batch << SCALE_MAX:
+        p.free_count += 1 << o
+    z.counts[op.cpu].absorbed_pages += 1 << o
+    emit(z, E_ABSORB, op.cpu, i, o, 0)
+
+cdef inline void absorb(Zone *z, Op *op) noexcept nogil:
+    """P-46: all that others pushed for op.target, in arrival order. No limit is looked at."""
+    cdef Pcp *p = &z.pcp[op.target]
+    cdef int pages = 0
+    cdef idx i
+    cdef idx next
+    if not has_remote(z, op.target):
+        return
+    i = reversed_chain(z, exchange32(&z.remote[op.target].head, 0))
+    p.alloc_factor >>= 1
+    z.counts[op.cpu].absorbs += 1
+    while i:
+        next = z.page[i].next
+        pages += 1 << word_order(word_of(z, i))
+        z.page[i].next = 0
+        absorb_page(z, op, p, i)
+        i = next
+    withdraw(z, op.target, pages)
+
+
+# -- outboxes (the PCP lock of their CPU is held) -----------------------------------------------------------
+
+cdef inline Outbox *outboxes(Zone *z, int cpu) noexcept nogil:
+    """Those in use come first, the least recently used before the others."""
+    return z.outbox + cpu * z.s.policy.handover_targets
+
+cdef inline int nr_outboxes(Zone *z, int cpu) noexcept nogil:
+    cdef int k = 0
+    while k < z.s.policy.handover_targets and outboxes(z, cpu)[k].newest:
+        k += 1
+    return k
+
+cdef inline void remove_outbox(Zone *z, int cpu, int k) noexcept nogil:
+    cdef Outbox *box = outboxes(z, cpu)
+    while k + 1 < z.s.policy.handover_targets:
+        box[k] = box[k + 1]
+        k += 1
+    box[k].newest = 0
+    box[k].oldest = 0
+    box[k].pages = 0
+    box[k].target = 0
+
+cdef inline void reject_chain(Zone *z, Op *op, Outbox *box) noexcept nogil:
+    """The bound has sunk below what the outbox holds: nothing of it is handed over."""
+    cdef idx i = reversed_chain(z, box.newest)
+    cdef idx next
+    withdraw(z, box.target, box.pages)
+    while i:
+        next = z.page[i].next
+        z.counts[op.cpu].remote_over_bound += 1
+        add_reject(z, op, i)
+        i = next
+
+cdef inline void emit_pushes(Zone *z, int cpu, int target, idx newest) noexcept nogil:
+    cdef idx i
+    if z.ring is NULL:
+        return
+    i = reversed_chain(z, newest)
+    newest = i
+    while i:
+        emit_other(z, E_REMOTE_PUSH, cpu, i, target)
+        i = z.page[i].next
+    reversed_chain(z, newest)
+
+cdef inline void flush_outbox(Zone *z, Op *op, int owner, int k) noexcept nogil:
+    """P-46b: outbox k of CPU `owner` in one push. A target that turns out dead is left in op.dead."""
+    cdef Outbox box = outboxes(z, owner)[k]
+    remove_outbox(z, owner, k)
+    if loadi32(&z.remote[box.target].pending) > bound(z, box.target):
+        reject_chain(z, op, &box)
+        return
+    emit_pushes(z, op.cpu, box.target, box.newest)
+    push_chain(z, op.cpu, box.target, box.newest, box.oldest)
+    if not z.pcp[box.target].online:
+        op.dead = box.target + 1
+
+cdef inline int find_outbox(Zone *z, int cpu, int target) noexcept nogil:
+    """Of all in use the one for target; else how many are in use."""
+    cdef int k = 0
+    while k < nr_outboxes(z, cpu) and outboxes(z, cpu)[k].target != <uint32_t>target:
+        k += 1
+    return k
+
+cdef inline void use_outbox(Zone *z, int cpu, int k) noexcept nogil:
+    """It becomes the last of those in use."""
+    cdef Outbox *box = outboxes(z, cpu)
+    cdef Outbox used = box[k]
+    while k + 1 < z.s.policy.handover_targets and box[k + 1].newest:
+        box[k] = box[k + 1]
+        k += 1
+    box[k] = used
+
+cdef inline void append(Zone *z, Op *op, idx i) noexcept nogil:
+    """The page, which is announced already, into the outbox for op.to; there is one or a free place. Full: handed over."""
+    cdef int k = find_outbox(z, op.cpu, op.to)
+    cdef Outbox *box = &outboxes(z, op.cpu)[k]
+    make_remote(z, i)
+    z.page[i].next = box.newest
+    if not box.newest:
+        box.oldest = i
+        box.target = op.to
+    box.newest = i
+    box.pages += 1 << word_order(word_of(z, i))
+    use_outbox(z, op.cpu, k)
+    k = find_outbox(z, op.cpu, op.to)
+    if outboxes(z, op.cpu)[k].pages >= z.s.policy.handover_batch:
+        flush_outbox(z, op, op.cpu, k)
