@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..config import PROFILES
+from ..config import PROFILES, parse_policies
 
 EPILOG = """\
 SOURCE is a recording (NAME or NAME.parquet, with NAME.snap0 beside it) or a workload: shape/S1 .. shape/S6.
-A policy is one of: {profiles}; with other switches: fixed+gate=never+phase2=off.
+A policy is a profile, {profiles};
+a profile with changes, fixed+gate=never+phase2=off; or a file, mine.toml, or one of the policies in it, mine.toml:NAME.
+`pcpbuddy policies` shows what there is.
 
 examples:
   pcpbuddy compare shape/S1 --policy mainline,fixed
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     Run the command; prints only when all runs are done.
     """
     # Here and not above: `pcpbuddy --help` needs neither numpy nor the core.
-    from ..comparison import compare, parse_policies
+    from ..comparison import compare
 
     policies = parse_policies(args.policy)
     with _progress(len(policies), quiet=args.quiet) as progress:
