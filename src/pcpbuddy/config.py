@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError, UsageError
 
-__all__ = ["NEEDS", "PROFILES", "SWITCHES", "Need", "Policy", "Switch", "parse_policies", "policy"]
+__all__ = ["LARGEST", "NEEDS", "PROFILES", "SWITCHES", "Need", "Policy", "Switch", "parse_policies", "policy"]
 
 LARGEST = (1 << 31) - 1  # numbers of a switch are C ints in the core
 
@@ -144,13 +144,13 @@ NEEDS = (
             "pcp_orders": ("baseline",),
             "local_split": ("off",),
         },
-        "there are no lists for orders 4 to 8",
+        "it has no lists for orders 4 to 8",
     ),
     Need(
         "local_split",
         "off",
         {"gate": ("never",), "phase2": ("off",), "merge": ("never",), "adopt": ("off",)},
-        "they would fill lists that nothing can split",
+        "else there would be entries that nothing can split",
     ),
     Need("drain", "index", {"drain_overshoot": ("allow",)}, "it overshoots as it walks the lists (B-85)"),
 )
@@ -395,7 +395,7 @@ def _change(base: Policy, changes: Mapping[str, Any]) -> Policy:
     parts = [(part, part.partition("=")[0]) for part in base.name.split("+")]
     stem = "+".join(part for part, name in parts if name not in _BY_NAME)
     named = {name for _, name in parts} | set(changes)
-    switches = base.switches() | changes
+    switches: dict[str, Any] = {**base.switches(), **changes}
     return Policy(name=_name(stem, switches, named), **switches)
 
 
