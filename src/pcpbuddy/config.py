@@ -203,7 +203,7 @@ class Policy:
         for switch in SWITCHES:
             value = switches[switch.name]
             if not switch.accepts(value):
-                shown = value if isinstance(value, str) and not value.isdecimal() else repr(value)
+                shown = value if isinstance(value, str) and value and not value.isdecimal() else repr(value)
                 raise ConfigError(f"{switch.name}={shown} ({switch.rule}): expected {switch.choices()}")
         for need in NEEDS:
             if broken := need.broken(switches):
@@ -347,41 +347,42 @@ def _parse_changes(text: str, bases: Mapping[str, Policy], where: str = "") -> P
     base, *parts = (part.strip() for part in text.split("+"))
     if base not in bases:
         raise ConfigError(_no_policy(base, bases, where))
+    which = f"policy {text.strip()}{where}"
     changes: dict[str, str | int] = {}
     for part in parts:
         name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals:
-            raise ConfigError(f"policy {text.strip()}: {part!r} is no SWITCH=VALUE, such as merge=free")
+        if not equals or not name:
+            raise ConfigError(f"{which}: {part!r} is no SWITCH=VALUE, such as merge=free")
         if name in changes:
-            raise ConfigError(f"policy {text.strip()}: {name} is given twice; once is enough")
-        changes[name] = int(value) if re.fullmatch("[0-9]{1,18}", value) else value
+            raise ConfigError(f"{which}: {name} is given twice; once is enough")
+        changes[name] = int(value) if re.fullmatch("[0-9]{1,4000}", value) else value
     try:
         return _change(bases[base], changes) if changes else bases[base]
     except ConfigError as error:
-        raise ConfigError(f"policy {text.strip()}: {error}") from None
+        raise ConfigError(f"{which}: {error}") from None
 
 
 def _no_policy(name: str, bases: Mapping[str, Policy], where: str) -> str:
-    sentence = f"unknown policy {name!r}{where}"
+    sentence = f"unknown policy {name!r}{where}" if name else f"empty name of a policy{where}"
     if "=" in name:
         return f"{sentence}: a policy begins with a name, such as {next(iter(bases)) if where else 'fixed'}+{name}"
     if where:
-        return f"{sentence};{_suggest(name, bases)}{_are('policies', bases)}"
+        return sentence + _among("policies", name, bases)
     if name.endswith(".toml"):
         return f"{sentence}; which one of that file is changed stands after a colon: {name}:NAME+..."
-    return f"{sentence};{_suggest(name, bases)}{_are('profiles', bases)}; a file of policies ends in .toml"
+    return f"{sentence}{_among('profiles', name, bases)}; a file of policies ends in .toml"
 
 
-def _are(what: str, known: Iterable[str]) -> str:
-    return f" {what} are: {', '.join(known)}"
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
+def _among(what: str, name: str, known: Iterable[str]) -> str:
     """
-    " did you mean that?", or nothing.
+    What is known, and if there is one, what is nearest to the name.
     """
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    return f" did you mean {near[0]}?" if near else ""
+    near = _near(name, known)
+    return f"{f' (did you mean {near}?)' if near else ''}; {what} are: {', '.join(known)}"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), "")
 
 
 def _change(base: Policy, changes: Mapping[str, Any]) -> Policy:
@@ -390,7 +391,9 @@ def _change(base: Policy, changes: Mapping[str, Any]) -> Policy:
     """
     for name in changes:
         if name not in _BY_NAME:
-            raise ConfigError(f"no switch {name!r};{_suggest(name, _BY_NAME) or _are('switches', _BY_NAME)}")
+            near = _near(name, _BY_NAME)
+            hint = f"did you mean {near}?" if near else f"switches are: {', '.join(_BY_NAME)}"
+            raise ConfigError(f"no switch {name!r}; {hint}")
     # What was changed before is part of the base's name; it takes its place among the new changes.
     parts = [(part, part.partition("=")[0]) for part in base.name.split("+")]
     stem = "+".join(part for part, name in parts if name not in _BY_NAME)
@@ -413,9 +416,8 @@ def _load(path: str) -> dict[str, Policy]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not TOML: it is no UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f'{path} is not TOML: {error}; values that are words stand in quotes: merge = "free"'
-        ) from None
+        hint = '; words stand in quotes: merge = "free"' if "Invalid value" in str(error) else ""
+        raise ConfigError(f"{path} is not TOML: {error}{hint}") from None
     if not tables:
         raise ConfigError(f'{path} has no policy in it; expected tables: [mine], and below it merge = "free"')
     return {name: _from_table(path, name, table) for name, table in tables.items()}
@@ -423,7 +425,7 @@ def _load(path: str) -> dict[str, Policy]:
 
 def _from_table(path: str, name: str, table: Any) -> Policy:
     if not isinstance(table, dict):
-        raise ConfigError(f"{path}: {name} stands before the first table; expected [mine], the policy's name, above it")
+        raise ConfigError(f"{path}: {name} is no table; expected [mine], say, and the switches of that policy below it")
     where = f"{path}, [{name}]"
     if name in PROFILES:
         raise ConfigError(f"{where}: {name} is a profile; a policy of your own needs another name")
@@ -431,8 +433,7 @@ def _from_table(path: str, name: str, table: Any) -> Policy:
         raise ConfigError(f"{where}: a policy's name has letters, digits, '-', '_' and '.', nothing else")
     profile = table.pop("profile", "fixed")
     if not isinstance(profile, str) or profile not in PROFILES:
-        near = _suggest(str(profile), PROFILES)
-        raise ConfigError(f"{where}: unknown profile {profile!r};{near}{_are('profiles', PROFILES)}")
+        raise ConfigError(f"{where}: unknown profile {profile!r}{_among('profiles', str(profile), PROFILES)}")
     try:
         return dataclasses.replace(_change(PROFILES[profile], table), name=name)
     except ConfigError as error:

@@ -19,7 +19,7 @@ WRITTEN = (
     ("fixed", "a profile"),
     ("fixed+merge=free+remote_bound=512", "a profile with other values of some switches"),
     ("mine.toml", "a TOML file: every table in it is a policy"),
-    ("mine.toml:eager", 'its table [eager], with lines such as profile = "llist", merge = "free"'),
+    ("mine.toml:eager", 'its table [eager]; below it: profile = "llist", merge = "free"'),
 )
 
 
