@@ -9,13 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..config import PROFILES, parse_policies
+from ..config import parse_policies
 
 EPILOG = """\
 SOURCE is a recording (NAME or NAME.parquet, with NAME.snap0 beside it) or a workload: shape/S1 .. shape/S6.
-A policy is a profile, {profiles};
-a profile with changes, fixed+gate=never+phase2=off; or a file, mine.toml, or one of the policies in it, mine.toml:NAME.
-`pcpbuddy policies` shows what there is.
+A policy is a profile, a profile with changes such as fixed+gate=never+phase2=off, a TOML file of policies
+(mine.toml) or one of them (mine.toml:NAME). `pcpbuddy policies` shows all profiles and switches.
 
 examples:
   pcpbuddy compare shape/S1 --policy mainline,fixed
@@ -32,7 +31,7 @@ def add_parser(commands: Any) -> None:
         "compare",
         help="one recording or workload under several policies, side by side",
         description="Replay one recording or workload under several policies and show them side by side.",
-        epilog=EPILOG.format(profiles=", ".join(PROFILES)),
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="a recording, or the name of a workload")
