@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "pcpbuddy"
 LAYERS = [
     {"errors", "names"},
     {"config", "requests"},
-    {"model", "_core"},
+    {"model", "_core", "manifest"},
     {"procfs", "recording", "workload"},
     {"zone"},
     {"metrics"},

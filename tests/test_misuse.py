@@ -190,7 +190,9 @@ def test_out_of_pages_moves_nothing(make):
 
 CONSTRUCTORS = {
     "unknown policy": ({"policy": "fixd"}, ConfigError, "fixd", "mainline"),
-    "policy not built": ({"policy": "llist"}, ConfigError, "llist", "not built"),
+    "unknown value": ({"policy": "fixed+merge=fre"}, ConfigError, "merge=fre", "drain, free or never"),
+    "senseless policy": ({"policy": "fixed+local_split=off"}, ConfigError, "local_split=off needs", "gate=fit"),
+    "no policy": ({"policy": None}, ConfigError, "None", "expected a Policy"),
     "part of a CMA block": ({"cma_pages": 100}, UsageError, r"\b100\b", r"\b512\b"),
     "more CMA than pages": ({"cma_pages": 4096}, UsageError, r"\b4096\b", r"\b2048\b"),
     "batch alone": ({"batch": 63}, UsageError, "batch", "high_min", "high_max"),

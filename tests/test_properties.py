@@ -6,6 +6,7 @@ statemachine.py; a failure ends with a script that shows it again without Hypoth
 draws the same examples every time. ``PCPBUDDY_LONG=1`` with ``-m long`` draws others, and many more.
 """
 
+import dataclasses
 import os
 
 import pytest
@@ -58,15 +59,25 @@ RUNS = [
 
 def policies():
     """
-    Any combination of built switch values that is valid.
+    Any combination of switch values that is valid: a profile, changed. Shrinks to mainline unchanged.
     """
-    switches = {switch.name: st.sampled_from(switch.built) for switch in SWITCHES}
-    return st.fixed_dictionaries(switches).map(_policy_or_none).filter(bool)
+    values = {switch.name: st.sampled_from([*switch.values, *NUMBERS.get(switch.name, ())]) for switch in SWITCHES}
+    profiles = st.sampled_from(list(PROFILES.values()))
+    return st.builds(_policy_or_none, profiles, st.fixed_dictionaries({}, optional=values)).filter(bool)
 
 
-def _policy_or_none(switches):
+# Besides the default and the smallest: small enough that the runs of a test reach them.
+NUMBERS = {
+    "handover_batch": (2, 3, 7),
+    "handover_targets": (2, 3),
+    "adopt_min_order": (1, 3, 8),
+    "remote_bound": (2, 7, 60, 600),
+}
+
+
+def _policy_or_none(profile, changes):
     try:
-        return Policy(name="drawn", **switches)
+        return dataclasses.replace(profile, name="drawn", **changes)
     except ConfigError:
         return None
 
@@ -682,21 +693,6 @@ def test_fresh_zones_are_equal(run):
         twins.reload()
 
     fresh()
-
-
-def test_what_is_not_built_is_refused_by_name():
-    @settings(effort(200, 1))
-    @given(st.fixed_dictionaries({switch.name: st.sampled_from(switch.values) for switch in SWITCHES}))
-    def refused(switches):
-        unbuilt = [switch.name for switch in SWITCHES if switches[switch.name] not in switch.built]
-        bare = switches["gate"] == "never" and switches["phase2"] == switches["local_split"] == "off"
-        if not unbuilt and (switches["pcp_lists"] == 30 or bare):
-            Policy(name="drawn", **switches)
-            return
-        with pytest.raises(ConfigError, match=f"{unbuilt[0] if unbuilt else 'pcp_lists'}="):
-            Policy(name="drawn", **switches)
-
-    refused()
 
 
 # The script that a failure prints

@@ -8,19 +8,17 @@ the same requests.
 import dataclasses
 import hashlib
 import os
-import platform
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import __version__, _core, metrics, recording
-from .config import SWITCHES, Policy, policy
-from .errors import ConfigError, UsageError
+from . import _core, metrics, recording
+from .config import Policy, parse_policies
+from .manifest import manifest
 from .workload import is_workload_name, workload
 
-__all__ = ["DEFAULT_POLICIES", "SCHEMA", "Comparison", "Run", "compare", "parse_policies"]
+__all__ = ["DEFAULT_POLICIES", "SCHEMA", "Comparison", "Run", "compare"]
 
 SCHEMA = "pcpbuddy.compare/1"
 DEFAULT_POLICIES = ("mainline", "fixed")
@@ -86,7 +84,7 @@ class _Load:
 
 def compare(
     source: str | os.PathLike[str],
-    policies: str | Iterable[str | Policy] = DEFAULT_POLICIES,
+    policies: str | Policy | Iterable[str | Policy] = DEFAULT_POLICIES,
     *,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -94,7 +92,8 @@ def compare(
     Replay a recording or workload under several policies.
 
     source: NAME or NAME.parquet of a recording, or a workload name such as ``shape/S1``.
-    policies: profiles, as names ("mainline,fixed+gate=never") or Policy values; the first is the one to compare with.
+    policies: text as ``policy()`` takes it, comma-separated ("mainline,fixed+gate=never,mine.toml"), or a list of
+        such texts and Policy values; the first is the one to compare with.
     progress: called as progress(policy name, requests done, requests in all) between slices of a run.
     Raises ConfigError, RecordingError or UsageError before anything runs.
     """
@@ -102,38 +101,6 @@ def compare(
     load = _open(os.fspath(source))
     runs = [_run(load, which, progress) for which in chosen]
     return Comparison(load.name, load.words, len(load.requests), load.left_out, _manifest(load, chosen), runs)
-
-
-def parse_policies(policies: str | Iterable[str | Policy]) -> list[Policy]:
-    """
-    Policies from a comma-separated text or a mixed list; ``fixed+gate=never+phase2=off`` changes switches of a profile.
-    """
-    if isinstance(policies, Policy):
-        policies = [policies]
-    items = policies.split(",") if isinstance(policies, str) else list(policies)
-    chosen = [_parse_policy(item.strip()) if isinstance(item, str) else policy(item) for item in items]
-    if not chosen:
-        raise UsageError("no policy given; name one or more, for example mainline,fixed")
-    names = [which.name for which in chosen]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"policy {name} is given {names.count(name)} times; once is enough")
-    return chosen
-
-
-def _parse_policy(text: str) -> Policy:
-    profile, *changes = text.split("+")
-    base = policy(profile)
-    if not changes:
-        return base
-    known = {switch.name: switch for switch in SWITCHES}
-    values: dict[str, Any] = {}
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if name not in known or not equals:
-            raise ConfigError(f"{change!r} in policy {text!r} is no SWITCH=VALUE; switches are: {', '.join(known)}")
-        values[name] = int(value) if value.isascii() and value.isdigit() else value
-    return dataclasses.replace(base, name=text, **values)
 
 
 def _open(source: str) -> _Load:
@@ -191,39 +158,14 @@ def _run(load: _Load, which: Policy, progress: Progress | None) -> Run:
 
 def _manifest(load: _Load, chosen: list[Policy]) -> dict[str, Any]:
     """
-    What made the figures. No clock and no path in it: the same input gives the same text.
+    What made the figures.
     """
-    return {
-        "version": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "machine": {"system": platform.system(), "arch": platform.machine(), "cpus": os.cpu_count()},
-        "mode": "handle",
-        "seed": None,
-        "source": load.name,
-        "source_sha256": load.digest,
-        "requests": len(load.requests),
-        "left_out": load.left_out,
-        "policies": {which.name: which.switches() for which in chosen},
-    }
-
-
-def _commit() -> str | None:
-    """
-    The commit of the source tree that this package was built in, if it still lies in one.
-    """
-    git = Path(__file__).resolve().parents[2] / ".git"
-    try:
-        head = (git / "HEAD").read_text().strip()
-        if not head.startswith("ref: "):
-            return head
-        ref = head.removeprefix("ref: ")
-        if (git / ref).is_file():
-            return (git / ref).read_text().strip()
-        for line in (git / "packed-refs").read_text().splitlines():
-            if line.endswith(f" {ref}"):
-                return line.split()[0]
-    except OSError:
-        pass
-    return None
+    return manifest(
+        chosen,
+        mode="handle",
+        seed=None,
+        source=load.name,
+        source_sha256=load.digest,
+        requests=len(load.requests),
+        left_out=load.left_out,
+    )

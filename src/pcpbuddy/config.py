@@ -1,16 +1,21 @@
 """
-Policies as data: the switches of rfc.md section 15, and the named profiles over them.
+Policies as data: the switches of rfc.md section 15, the named profiles over them, and how a policy is written.
 
 A policy is one frozen struct. Both the model and the compiled core read it when a
 zone is made; nothing else decides how the allocator behaves.
 """
 
 import dataclasses
-from typing import NamedTuple
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from .errors import ConfigError
+from .errors import ConfigError, UsageError
 
-__all__ = ["PROFILES", "SWITCHES", "Policy", "Switch", "policy"]
+__all__ = ["LARGEST", "NEEDS", "PROFILES", "SWITCHES", "Need", "Policy", "Switch", "parse_policies", "policy"]
+
+LARGEST = (1 << 31) - 1  # numbers of a switch are C ints in the core
 
 
 class Switch(NamedTuple):
@@ -18,13 +23,14 @@ class Switch(NamedTuple):
     One choice that the RFC left open.
 
     values: all of them, the project's default first. Of a switch that counts, the default and the smallest number.
-    rule: of docs/reference/rfc.md; docs/reference/switches.md says the rest.
+    rule: of docs/reference/rfc.md; docs/reference/switches.md says the rest. most: the largest number.
     """
 
     name: str
     values: tuple[str | int, ...]
     rule: str
     meaning: str
+    most: int = LARGEST
 
     @property
     def counts(self) -> bool:
@@ -35,20 +41,28 @@ class Switch(NamedTuple):
 
     def accepts(self, value: object) -> bool:
         """
-        Whether the switch has that value.
+        Whether the switch has that value. True and 8.0 are neither 1 nor 8: manifests show what was given.
         """
-        if self.counts and isinstance(value, int) and not isinstance(value, bool):
-            return value >= int(self.values[-1])
-        return value in self.values
+        if self.counts and type(value) is int:
+            return int(self.values[-1]) <= value <= self.most
+        return type(value) in (str, int) and value in self.values
 
     def choices(self) -> str:
         """
-        The values in words: "drain, free or never", "a number from 1 up".
+        The values in words: "drain, free or never", "a number from 1 to 2147483647".
         """
         named = [str(v) for v in self.values if not (self.counts and isinstance(v, int))]
         if self.counts:
-            named.append(f"a number from {self.values[-1]} up")
-        return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+            named.append(f"a number from {self.values[-1]} to {self.most}")
+        return _either(named)
+
+
+def _either(words: Iterable[object]) -> str:
+    """
+    "a", "a or b", "a, b or c".
+    """
+    *others, last = map(str, words)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 SWITCHES = (
@@ -80,7 +94,7 @@ SWITCHES = (
     Switch("owned_lists", ("one", "per_type"), "P-15", "one list of owned blocks, or one per type"),
     Switch("retype", ("disown", "keep"), "P-12", "ownership of a block whose type changes"),
     Switch("adopt", ("off", "on"), "P-17", "own a block of which phase 2 took a chunk"),
-    Switch("adopt_min_order", (5, 0), "P-17", "smallest chunk order that adopts"),
+    Switch("adopt_min_order", (5, 0), "P-17", "smallest chunk order that adopts", most=8),
     Switch("high_growth", ("refill", "pages"), "P-70", "unit in which refills advance high"),
     Switch("pcp_orders", ("baseline", "all"), "P-30", "request orders that the PCP serves"),
     Switch("local_split", ("on", "off"), "P-22", "split larger entries inside the PCP"),
@@ -91,15 +105,69 @@ SWITCHES = (
 _BY_NAME = {s.name: s for s in SWITCHES}
 
 
+class Need(NamedTuple):
+    """
+    A value that makes sense only with certain values of other switches; any other combination is refused.
+    """
+
+    switch: str
+    value: str | int
+    others: Mapping[str, tuple[str | int, ...]]
+    why: str
+
+    def __str__(self) -> str:
+        """
+        The one sentence, without its full stop.
+        """
+        *others, last = (f"{name}={_either(values)}" for name, values in self.others.items())
+        needed = f"{', '.join(others)} and {last}" if others else last
+        return f"{self.switch}={self.value} needs {needed}: {self.why}"
+
+    def broken(self, switches: Mapping[str, str | int]) -> list[str]:
+        """
+        The switches that stand in the way, as NAME=VALUE.
+        """
+        if switches[self.switch] != self.value:
+            return []
+        return [f"{name}={switches[name]}" for name, values in self.others.items() if switches[name] not in values]
+
+
+NEEDS = (
+    Need(
+        "pcp_lists",
+        14,
+        {
+            "gate": ("never",),
+            "phase2": ("off",),
+            "merge": ("never",),
+            "drain_overshoot": ("allow", "stop"),
+            "pcp_orders": ("baseline",),
+            "local_split": ("off",),
+        },
+        "it has no lists for orders 4 to 8",
+    ),
+    Need(
+        "local_split",
+        "off",
+        {"gate": ("never",), "phase2": ("off",), "merge": ("never",), "adopt": ("off",)},
+        "else there would be entries that nothing can split",
+    ),
+    Need("drain", "index", {"drain_overshoot": ("allow",)}, "it overshoots as it walks the lists (B-85)"),
+)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """
     One value for every switch of rfc.md section 15; the defaults are the profile ``fixed``.
 
-    Raises ConfigError, naming the switch, for a value that does not exist or is not built yet.
+    name: how tables and documents call it; if none is given, what makes it, such as ``fixed+gate=never``.
+    meaning: of a profile, in one line; no part of what the policy is.
+    Raises ConfigError, naming the switch, for a value or a combination that does not exist.
     """
 
-    name: str = "fixed"
+    name: str = ""
+    meaning: str = dataclasses.field(default="", repr=False, compare=False)
     remote: str = "trylock"
     handover_batch: int = 32
     handover_targets: int = 4
@@ -131,39 +199,18 @@ class Policy:
     batch_sort: str = "off"
 
     def __post_init__(self) -> None:
+        switches = self.switches()
         for switch in SWITCHES:
-            value = getattr(self, switch.name)
+            value = switches[switch.name]
             if not switch.accepts(value):
-                raise ConfigError(f"{switch.name}={value} ({switch.rule}): expected {switch.choices()}")
-        for senseless, sentence in (
-            (
-                self.pcp_lists == 14
-                and not (
-                    self.gate == self.merge == "never"
-                    and self.phase2 == self.local_split == "off"
-                    and self.pcp_orders == "baseline"
-                    and self.drain_overshoot != "split"
-                ),
-                "pcp_lists=14 has no lists for orders 4 to 8; use it with gate=never, phase2=off, merge=never, "
-                "local_split=off, pcp_orders=baseline, and without drain_overshoot=split",
-            ),
-            (
-                self.local_split == "off" and not (self.gate == self.merge == "never" and self.phase2 == "off"),
-                "local_split=off cannot serve from larger entries, so nothing may make any; use it with gate=never, "
-                "phase2=off, merge=never",
-            ),
-            (
-                self.drain == "index" and self.drain_overshoot != "allow",
-                f"drain=index overshoots as it walks (B-85); drain_overshoot={self.drain_overshoot} is for "
-                "drain=largest_fit and drain=smallest",
-            ),
-            (
-                self.adopt_min_order > 8,
-                f"adopt_min_order={self.adopt_min_order}: phase 2 takes no chunk above order 8 (P-35); expected 0..8",
-            ),
-        ):
-            if senseless:
-                raise ConfigError(sentence)
+                shown = value if isinstance(value, str) and value and not value.isdecimal() else repr(value)
+                raise ConfigError(f"{switch.name}={shown} ({switch.rule}): expected {switch.choices()}")
+        for need in NEEDS:
+            if broken := need.broken(switches):
+                raise ConfigError(f"{need}; seen: {', '.join(broken)}")
+        if not self.name:
+            changed = [s.name for s in SWITCHES if switches[s.name] != s.values[0]]
+            object.__setattr__(self, "name", _name("fixed", switches, changed))
 
     @property
     def owns(self) -> bool:
@@ -179,9 +226,17 @@ class Policy:
         return {s.name: getattr(self, s.name) for s in SWITCHES}
 
 
-def _baseline(name: str, pcp_lists: int) -> Policy:
+def _name(stem: str, switches: Mapping[str, str | int], changed: Iterable[str]) -> str:
+    """
+    The name of a changed policy: the same whatever the order of the changes.
+    """
+    return "+".join([stem, *(f"{s.name}={switches[s.name]}" for s in SWITCHES if s.name in changed)])
+
+
+def _baseline(name: str, pcp_lists: int, meaning: str) -> Policy:
     return Policy(
         name=name,
+        meaning=meaning,
         pcp_lists=pcp_lists,
         gate="never",
         phase0="off",
@@ -194,27 +249,192 @@ def _baseline(name: str, pcp_lists: int) -> Policy:
 
 
 PROFILES = {
-    "mainline": _baseline("mainline", 14),
-    "null": _baseline("null", 30),
-    "posted": Policy(name="posted", remote="block", cma="as-posted"),
-    "fixed": Policy(name="fixed"),
-    "balanced": Policy(name="balanced", cma="balanced"),
-    "llist": Policy(name="llist", remote="llist"),
-    "handover": Policy(name="handover", remote="handover"),
-    "merge-only": Policy(name="merge-only", remote="local", gate="never", phase0="off", mark="all"),
-    "chunk-only": Policy(name="chunk-only", remote="local", gate="never", merge="never"),
-    "own-no-merge": Policy(name="own-no-merge", merge="never"),
+    which.name: which
+    for which in (
+        _baseline("mainline", 14, "Linux 7.3 as it is: nothing of the proposal"),
+        _baseline("null", 30, "the proposal's code with everything off; must equal mainline"),
+        Policy(
+            name="posted",
+            meaning="the proposal as it was mailed, as far as it can be reconstructed",
+            remote="block",
+            cma="as-posted",
+        ),
+        Policy(name="fixed", meaning="the proposal with the fixes of its review; the default"),
+        Policy(
+            name="balanced", meaning="fixed, and phase 0 too keeps the balance between CMA and other", cma="balanced"
+        ),
+        Policy(
+            name="llist", meaning="fixed, but a remote free is pushed on a lockless list of the owner", remote="llist"
+        ),
+        Policy(name="handover", meaning="llist, but remote frees are gathered and pushed together", remote="handover"),
+        Policy(
+            name="merge-only",
+            meaning="no ownership: all that meets in a PCP may merge there",
+            remote="local",
+            gate="never",
+            phase0="off",
+            mark="all",
+        ),
+        Policy(
+            name="chunk-only",
+            meaning="no ownership, no merging: refills only take larger chunks",
+            remote="local",
+            gate="never",
+            merge="never",
+        ),
+        Policy(name="own-no-merge", meaning="ownership, but buddies never merge in a PCP", merge="never"),
+    )
 }
 
 
-def policy(which: "str | Policy") -> Policy:
-    """
-    The policy of that name, or the policy itself.
+# Writing policies
 
-    Raises ConfigError for a name that is no profile, and says which there are.
+
+def policy(which: str | Policy, **changes: str | int) -> Policy:
+    """
+    One policy from its text, or from another policy; keywords change switches: ``policy("fixed", merge="free")``.
+
+    The text is a profile (``fixed``), a profile with changes (``fixed+merge=free+remote_bound=512``), or a table of
+    a TOML file (``policies.toml:mine``, which can have changes too). Raises ConfigError, saying what there is.
     """
     if isinstance(which, Policy):
-        return which
-    if which in PROFILES:
-        return PROFILES[which]
-    raise ConfigError(f"unknown policy {which!r}; policies are: {', '.join(PROFILES)}")
+        return _change(which, changes) if changes else which
+    found = _parse(which)
+    if len(found) != 1:
+        names = ", ".join(each.name for each in found)
+        raise ConfigError(f"{which} has {len(found)} policies ({names}); one is meant here: {which}:{found[0].name}")
+    return _change(found[0], changes) if changes else found[0]
+
+
+def parse_policies(policies: str | Policy | Iterable[str | Policy]) -> list[Policy]:
+    """
+    Policies from a comma-separated text or a mixed list; each text as ``policy()`` takes it, or a TOML file for all
+    its tables in order. Raises ConfigError, or UsageError for no policy or two of one name.
+    """
+    if isinstance(policies, Policy):
+        policies = [policies]
+    items = policies.split(",") if isinstance(policies, str) else policies
+    chosen = [each for item in items for each in ([item] if isinstance(item, Policy) else _parse(item))]
+    if not chosen:
+        raise UsageError("no policy given; name one or more, for example mainline,fixed")
+    names = [which.name for which in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"policy {name} is given {names.count(name)} times; once is enough")
+    return chosen
+
+
+def _parse(text: str) -> list[Policy]:
+    """
+    The policy that a text means; of a whole TOML file, all.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"policy {text!r}: expected a Policy, or a text such as {'fixed+merge=free'!r}")
+    file = re.fullmatch(r"\s*(.*\.toml)\s*(?::(.*))?", text, re.DOTALL)
+    if file is None:
+        return [_parse_changes(text, PROFILES)]
+    path, table = file.groups()
+    policies = _load(path)
+    if table is None:
+        return list(policies.values())
+    return [_parse_changes(table, policies, f" in {path}")]
+
+
+def _parse_changes(text: str, bases: Mapping[str, Policy], where: str = "") -> Policy:
+    """
+    A name with changes; ``where`` ends the sentence that the name does not exist.
+    """
+    base, *parts = (part.strip() for part in text.split("+"))
+    if base not in bases:
+        raise ConfigError(_no_policy(base, bases, where))
+    which = f"policy {text.strip()}{where}"
+    changes: dict[str, str | int] = {}
+    for part in parts:
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not name:
+            raise ConfigError(f"{which}: {part!r} is no SWITCH=VALUE, such as merge=free")
+        if name in changes:
+            raise ConfigError(f"{which}: {name} is given twice; once is enough")
+        changes[name] = int(value) if re.fullmatch("[0-9]{1,4000}", value) else value
+    try:
+        return _change(bases[base], changes) if changes else bases[base]
+    except ConfigError as error:
+        raise ConfigError(f"{which}: {error}") from None
+
+
+def _no_policy(name: str, bases: Mapping[str, Policy], where: str) -> str:
+    sentence = f"unknown policy {name!r}{where}" if name else f"empty name of a policy{where}"
+    if "=" in name:
+        return f"{sentence}: a policy begins with a name, such as {next(iter(bases)) if where else 'fixed'}+{name}"
+    if where:
+        return sentence + _among("policies", name, bases)
+    if name.endswith(".toml"):
+        return f"{sentence}; which one of that file is changed stands after a colon: {name}:NAME+..."
+    return f"{sentence}{_among('profiles', name, bases)}; a file of policies ends in .toml"
+
+
+def _among(what: str, name: str, known: Iterable[str]) -> str:
+    """
+    What is known, and if there is one, what is nearest to the name.
+    """
+    near = _near(name, known)
+    return f"{f' (did you mean {near}?)' if near else ''}; {what} are: {', '.join(known)}"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), "")
+
+
+def _change(base: Policy, changes: Mapping[str, Any]) -> Policy:
+    """
+    A policy with other values of some switches, named by its base and by what was written.
+    """
+    for name in changes:
+        if name not in _BY_NAME:
+            near = _near(name, _BY_NAME)
+            hint = f"did you mean {near}?" if near else f"switches are: {', '.join(_BY_NAME)}"
+            raise ConfigError(f"no switch {name!r}; {hint}")
+    # What was changed before is part of the base's name; it takes its place among the new changes.
+    parts = [(part, part.partition("=")[0]) for part in base.name.split("+")]
+    stem = "+".join(part for part, name in parts if name not in _BY_NAME)
+    named = {name for _, name in parts} | set(changes)
+    switches: dict[str, Any] = {**base.switches(), **changes}
+    return Policy(name=_name(stem, switches, named), **switches)
+
+
+def _load(path: str) -> dict[str, Policy]:
+    """
+    The policies of a TOML file: each table is one, each of its keys a switch, ``profile`` what it starts from.
+    """
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not TOML: it is no UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        hint = '; words stand in quotes: merge = "free"' if "Invalid value" in str(error) else ""
+        raise ConfigError(f"{path} is not TOML: {error}{hint}") from None
+    if not tables:
+        raise ConfigError(f'{path} has no policy in it; expected tables: [mine], and below it merge = "free"')
+    return {name: _from_table(path, name, table) for name, table in tables.items()}
+
+
+def _from_table(path: str, name: str, table: Any) -> Policy:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: {name} is no table; expected [mine], say, and the switches of that policy below it")
+    where = f"{path}, [{name}]"
+    if name in PROFILES:
+        raise ConfigError(f"{where}: {name} is a profile; a policy of your own needs another name")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ConfigError(f"{where}: a policy's name has letters, digits, '-', '_' and '.', nothing else")
+    profile = table.pop("profile", "fixed")
+    if not isinstance(profile, str) or profile not in PROFILES:
+        raise ConfigError(f"{where}: unknown profile {profile!r}{_among('profiles', str(profile), PROFILES)}")
+    try:
+        return dataclasses.replace(_change(PROFILES[profile], table), name=name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None

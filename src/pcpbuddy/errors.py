@@ -31,7 +31,7 @@ class UsageError(PcpBuddyError, ValueError):
 
 class ConfigError(UsageError):
     """
-    A policy, switch, size or profile that does not exist or is not built.
+    A policy, switch, size or profile that does not exist or cannot be.
     """
 
 

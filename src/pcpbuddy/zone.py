@@ -46,7 +46,7 @@ class Zone(_core.Zone):
     Args:
         pages: number of 4 KiB pages; or ``size``, memory such as "1GiB".
         cpus: 1 to 512 CPUs, all on-line.
-        policy: a profile's name or a ``Policy``.
+        policy: a ``Policy``, or text as ``pcpbuddy.policy()`` takes it, such as "fixed+merge=free".
         cma: size of the CMA area, whole pageblocks (2 MiB); or ``cma_pages``.
         start_pfn: pfn of the first page.
         zone_index, name: place in a node: "DMA", "DMA32", "Normal" or "Movable".

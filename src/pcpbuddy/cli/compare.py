@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..config import PROFILES
+from ..config import parse_policies
 
 EPILOG = """\
 SOURCE is a recording (NAME or NAME.parquet, with NAME.snap0 beside it) or a workload: shape/S1 .. shape/S6.
-A policy is one of: {profiles}; with other switches: fixed+gate=never+phase2=off.
+A policy is a profile, a profile with changes such as fixed+gate=never+phase2=off, a TOML file of policies
+(mine.toml) or one of them (mine.toml:NAME). `pcpbuddy policies` shows all profiles and switches.
 
 examples:
   pcpbuddy compare shape/S1 --policy mainline,fixed
@@ -30,7 +31,7 @@ def add_parser(commands: Any) -> None:
         "compare",
         help="one recording or workload under several policies, side by side",
         description="Replay one recording or workload under several policies and show them side by side.",
-        epilog=EPILOG.format(profiles=", ".join(PROFILES)),
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="a recording, or the name of a workload")
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     Run the command; prints only when all runs are done.
     """
     # Here and not above: `pcpbuddy --help` needs neither numpy nor the core.
-    from ..comparison import compare, parse_policies
+    from ..comparison import compare
 
     policies = parse_policies(args.policy)
     with _progress(len(policies), quiet=args.quiet) as progress:

@@ -11,10 +11,16 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PcpBuddyError, RecordingError, UsageError
-from . import compare
+from . import compare, policies
 
 __all__ = ["main", "parser"]
 
+EPILOG = """\
+examples:
+  pcpbuddy compare shape/S1 --policy mainline,fixed     one workload under two policies
+  pcpbuddy policies                                     what policies there are, and how to write one
+  pcpbuddy COMMAND --help                               more about a command
+"""
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -25,12 +31,13 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="pcpbuddy",
         description="The Linux page allocator and its per-CPU pageblock buddy variant, side by side.",
-        epilog="example: pcpbuddy compare shape/S1 --policy mainline,fixed",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"pcpbuddy {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     compare.add_parser(commands)
+    policies.add_parser(commands)
     return top
 
 

@@ -138,7 +138,7 @@ def table(comparison: Comparison, *, everything: bool = False) -> str:
     everything: also the metrics that are zero for all policies, and the detail per order and phase.
     """
     runs = comparison.runs
-    lines = [*_wrap(comparison.load), "", _header(runs)]
+    lines = [*_wrap(comparison.load), "", *_header(runs)]
     hidden = 0
     for group, entries in GROUPS:
         body = []
@@ -158,19 +158,18 @@ def table(comparison: Comparison, *, everything: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _header(runs: Sequence[Run]) -> str:
+def _header(runs: Sequence[Run]) -> list[str]:
     """
-    Names over the columns; a name too long for its own takes the room to its left.
+    Names over the columns. One too long for its column is a number there, and stands in full above.
     """
-    first, *others = (run.policy.name for run in runs)
-    text = " " * TITLE_WIDTH + _fit(first, VALUE_WIDTH).rjust(VALUE_WIDTH)
-    for name in others:
-        text += _fit(name, VALUE_WIDTH + CHANGE_WIDTH).rjust(VALUE_WIDTH + CHANGE_WIDTH)
-    return text
-
-
-def _fit(name: str, width: int) -> str:
-    return name if len(name) < width else name[: width - 3] + ".."
+    text, legend = " " * TITLE_WIDTH, []
+    for number, run in enumerate(runs, 1):
+        name, width = run.policy.name, VALUE_WIDTH if number == 1 else VALUE_WIDTH + CHANGE_WIDTH
+        if len(name) >= width:
+            legend.append(f"[{number}] {name}")
+            name = f"[{number}]"
+        text += name.rjust(width)
+    return [*legend, *([""] if legend else []), text]
 
 
 def _line(title: str, values: Sequence[float], kind: str) -> str:
