@@ -1,6 +1,6 @@
-# The faces of the compiled core: Zone, Node, Operation, HandleReplay.
+# The faces of the compiled core: Zone here; Node, Operation, HandleReplay in faces.pxi.
 #
-# Arguments are checked here and trusted inside. Stubs and docstrings for readers: core.pyi.
+# Arguments are checked (args.pxi) and trusted inside. Stubs and docstrings for readers: core.pyi.
 
 # cython: embedsignature=False, freethreading_compatible=True
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
@@ -15,26 +15,23 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
 
-from .alloc cimport alloc_step, bulk_alloc_step, not_served
+from .alloc cimport not_served
 from .buddy cimport visible, zone_link
 from .calls cimport (
     bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
     offline_cpu, online_cpu, split_page, tick,
 )
 from .check cimport Fault, check as check_state
-from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport (
     NO_LOCKS, PLAIN, SPIN, alloc as alloc_locked, alloc_by_policy as alloc_page, begin, free_by_policy, free_page,
-    perform,
 )
 from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
-from .free cimport free_step
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
 from .node cimport NodeRef, gfp_type, gfp_valid, node_alloc, node_bulk, node_zone_of
 from .op cimport (
-    A_START, A_ZONE, B_START, DONE, D_START, ELSEWHERE, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
-    OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, X_START, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
+    A_START, A_ZONE, DONE, D_START, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH, OP_IRQ, OP_NOLOCK,
+    OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
 )
 from .ownership cimport own_link_after
 from .page cimport (
@@ -51,6 +48,7 @@ from .sizing cimport (
     default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold,
     zone_watermarks,
 )
+from .step cimport run_spinning, run_unlocked, step
 from .watermark cimport watermark_ok
 
 # Python names MAP_NORESERVE only from 3.13 on; the number is the same on all of Linux but Alpha, MIPS and SPARC.
@@ -63,69 +61,6 @@ cdef extern from *:
     #endif
     """
     const bint CHECKED "PCPBUDDY_CHECKED"   # meson -Dchecked=true: check() after every operation
-
-cdef tuple STATES = ("the interior of a chunk", "free in the zone", "on CPU %d's PCP list", "on a remote list",
-                     "a deferred free", "an allocation", "a hole", "")
-cdef tuple ACTIONS = (None, ("lock", "pcp"), ("try", "pcp"), ("unlock", "pcp"), ("lock", "zone"), ("try", "zone"),
-                      ("unlock", "zone"))
-
-
-# -- drivers -------------------------------------------------------------------------------------------
-
-cdef int step(CZone *z, Op *op) noexcept nogil:
-    """Carry an operation to its next lock action, through whatever kinds of states it passes."""
-    cdef int action = ELSEWHERE
-    while action == ELSEWHERE:
-        if op.at < B_START:
-            action = alloc_step(z, op)
-        elif op.at < F_NEXT:
-            action = bulk_alloc_step(z, op)
-        elif op.at < D_START:
-            action = free_step(z, op)
-        elif op.at < X_START:
-            action = drain_step(z, op)
-        elif op.at < Z_START:
-            action = flush_step(z, op)
-        else:
-            action = zone_step(z, op)
-    return action
-
-cdef void run_unlocked(CZone *z, void *opaque) noexcept nogil:
-    """One thread: locks are free, trylocks fail when told to."""
-    cdef Op *op = <Op *>opaque
-    cdef int action = step(z, op)
-    while action != DONE:
-        perform(z, op, action, NO_LOCKS)
-        action = step(z, op)
-
-cdef void run_spinning(CZone *z, void *opaque) noexcept nogil:
-    """Real threads, real spin locks."""
-    cdef Op *op = <Op *>opaque
-    cdef int action = step(z, op)
-    while action != DONE:
-        perform(z, op, action, SPIN)
-        action = step(z, op)
-
-
-# -- sizing formulas ---------------------------------------------------------------------------------------
-
-def pcp_sizing(int64_t managed, int cpus, int64_t low, int fraction=0):
-    cdef int batch = pcp_batch(managed)
-    if fraction:
-        return batch, pcp_high(managed, low, fraction, cpus, batch), pcp_high(managed, low, fraction, cpus, batch)
-    return batch, pcp_high(managed, low, 0, cpus, batch), pcp_high(managed, low, 8, cpus, batch)
-
-def stat_threshold(int64_t managed, int cpus):
-    return threshold(managed, cpus)
-
-def min_free_kbytes(int64_t lowmem_kbytes):
-    return default_min_free_kbytes(lowmem_kbytes)
-
-def watermarks(int64_t managed, int64_t lowmem_pages, int64_t kbytes):
-    cdef int64_t mark[4]
-    zone_watermarks(mark, managed, lowmem_pages, kbytes)
-    return mark[0], mark[1], mark[2], mark[3]
-
 
 # -- Zone ----------------------------------------------------------------------------------------------------
 
@@ -151,25 +86,7 @@ cdef class Zone:
         cdef int c
         cdef int64_t kbytes
         cdef ZoneState *s
-        if pages < 1 or start_pfn < 0 or start_pfn + pages > 1 << 31:
-            raise ConfigError(f"a zone of {pages} pages at pfn {start_pfn}: expected 1 page or more, below pfn 2^31")
-        if cma_pages < 0 or cma_pages % PB_PAGES or cma_pages > pages or cma_pages and (start_pfn + pages) % PB_PAGES:
-            raise ConfigError(
-                f"cma_pages={cma_pages} of {pages}: expected whole pageblocks of {PB_PAGES} at the end of the zone"
-            )
-        if [batch, high_min, high_max].count(None) not in (0, 3):
-            raise ConfigError("batch, high_min and high_max are given together or not at all")
-        if batch is not None and not (batch >= 1 and 0 <= high_min <= high_max):
-            raise ConfigError(
-                f"batch={batch}, high_min={high_min}, high_max={high_max}: expected batch >= 1 "
-                "and 0 <= high_min <= high_max"
-            )
-        if watermark is not None and len(watermark) != 4:
-            raise ConfigError(f"{len(watermark)} watermarks: expected min, low, high, promo in pages")
-        if not 0 <= zone_index < 5:
-            raise ConfigError(f"zone_index={zone_index}: expected 0..4")
-        if stat_threshold is not None and not 0 <= stat_threshold <= 125:
-            raise ConfigError(f"stat_threshold={stat_threshold}: expected 0..125, or None for the kernel's formula")
+        check_sizes(pages, start_pfn, cma_pages, batch, high_min, high_max, watermark, zone_index, stat_threshold)
         self.create(start_pfn, pages, cpus, find_policy(policy), name)
         s = self.z.s
         s.managed = pages
@@ -225,87 +142,12 @@ cdef class Zone:
         self.name = name
         empty_lists(&self.z)
 
-    # -- arguments ---------------------------------------------------------------------------------
-
-    cdef int bad_request(self, int order, int migratetype, int cpu) except -1:
-        """Say what is wrong with a request that is known to be wrong, or with its CPU."""
-        if not 0 <= order <= MAX_ORDER:
-            raise UsageError(f"order {order}: expected 0..{MAX_ORDER}")
-        if not 0 <= migratetype < 3:
-            raise UsageError(f"migratetype {migratetype}: a request is 0 Unmovable, 1 Movable or 2 Reclaimable")
-        self.need_cpu(cpu)
-        return 0
-
     cdef int done(self) except -1:
         """An operation has ended: what was said about its trylocks is forgotten; a checked build checks."""
         self.z.fail = 0
         if CHECKED:
             self.check()
         return 0
-
-    cdef int need_cpu(self, int cpu) except -1:
-        if not 0 <= cpu < self.z.s.cpus:
-            raise UsageError(f"CPU {cpu}: this zone has CPUs 0..{self.z.s.cpus - 1}")
-        if not self.z.pcp[cpu].online:
-            raise CpuOffline(f"CPU {cpu} is off-line: bring it on-line first, or use another")
-        return 0
-
-    cdef int executing(self, by, int cpu) except -1:
-        """The CPU that does the work: the one asked for, else `cpu` if on-line, else the lowest on-line."""
-        cdef int c
-        if by is not None:
-            self.need_cpu(by)
-            return by
-        if cpu >= 0 and self.z.pcp[cpu].online:
-            return cpu
-        for c in range(self.z.s.cpus):
-            if self.z.pcp[c].online and c != cpu:
-                return c
-        raise CpuOffline(f"CPU {cpu} is the last one on-line")
-
-    cdef idx need_page(self, int64_t pfn) except 0:
-        if not self.z.s.start_pfn <= pfn < self.z.s.start_pfn + self.z.s.spanned:
-            raise BadFree(
-                f"pfn {pfn} is outside zone {self.name}: it has pfns "
-                f"{self.z.s.start_pfn}..{self.z.s.start_pfn + self.z.s.spanned - 1}"
-            )
-        return index_of(&self.z, pfn)
-
-    cdef idx need_block(self, int64_t pfn) except 0:
-        try:
-            return self.need_page(pfn)
-        except BadFree as error:
-            raise UsageError(str(error)) from None
-
-    cdef idx need_allocation(self, int64_t pfn, int order) except 0:
-        """The head of an allocation of that order (-1: of any), or a BadFree that says what is there."""
-        cdef idx i = self.need_page(pfn)
-        cdef uint32_t word = word_of(&self.z, i)
-        if (word & 7) != ALLOC:
-            raise BadFree(f"pfn {pfn} is {self.describe(i)}, not the head of an allocation (double free?)")
-        if order >= 0 and word_order(word) != order:
-            raise BadFree(f"pfn {pfn} was allocated with order {word_order(word)}, not {order}: free it as taken")
-        return i
-
-    cdef str describe(self, idx i):
-        cdef uint32_t word = word_of(&self.z, i)
-        cdef int state = word & 7
-        cdef idx head
-        cdef int o
-        if state == PCP:
-            return STATES[PCP] % (word >> CPU_SHIFT)
-        if state != INTERIOR:
-            return STATES[state]
-        if block_of(&self.z, i).order and not i & (PB_PAGES - 1):
-            return STATES[BUDDY]
-        for o in range(MAX_ORDER + 1):
-            head = i & ~((<idx>1 << o) - 1)
-            word = word_of(&self.z, head)
-            if word & 7 and word_order(word) >= o:
-                return f"in the interior of a chunk of order {word_order(word)} that is {self.describe(head)}"
-            if o >= PB and block_of(&self.z, head).order >= o:
-                return "in the interior of a chunk that is free in the zone"
-        return STATES[state]
 
     # -- allocation and free ---------------------------------------------------------------------------
 
@@ -315,7 +157,7 @@ cdef class Zone:
             <unsigned>order > MAX_ORDER or <unsigned>migratetype > 2
             or <unsigned>cpu >= <unsigned>self.z.s.cpus or not self.z.pcp[cpu].online
         ):
-            self.bad_request(order, migratetype, cpu)
+            bad_request(self, order, migratetype, cpu)
         if aflags < 0:
             aflags = WMARK_LOW | USE_CMA if migratetype == MOVABLE else WMARK_LOW
         i = alloc_page(&self.z, cpu, order, migratetype, aflags)
@@ -331,10 +173,10 @@ cdef class Zone:
     def free(self, int64_t pfn, int cpu=0, int order=-1, bint irq=False, bint nolock=False):
         cdef idx i
         if <unsigned>cpu >= <unsigned>self.z.s.cpus or not self.z.pcp[cpu].online:
-            self.need_cpu(cpu)
+            need_cpu(self, cpu)
         if not -1 <= order <= MAX_ORDER:
-            self.bad_request(order, 0, cpu)
-        i = self.need_allocation(pfn, order)
+            bad_request(self, order, 0, cpu)
+        i = need_allocation(self, pfn, order)
         free_by_policy(&self.z, cpu, i, (OP_IRQ if irq else 0) | (OP_NOLOCK if nolock else 0))
         self.done()
 
@@ -345,7 +187,7 @@ cdef class Zone:
         cdef int k
         if n < 1:
             raise UsageError(f"{n} pages: expected 1 or more")
-        self.bad_request(0, migratetype, cpu)
+        bad_request(self, 0, migratetype, cpu)
         pages = <idx *>malloc(n * sizeof(idx))
         if pages is NULL:
             raise MemoryError()
@@ -368,14 +210,9 @@ cdef class Zone:
         cdef idx *pages
         cdef int k
         cdef int nr
-        pfns = [int(pfn) for pfn in pfns]
+        need_cpu(self, cpu)
+        pfns = need_batch(self, pfns)
         nr = len(pfns)
-        self.need_cpu(cpu)
-        if len(set(pfns)) != nr:
-            twice = next(pfn for k, pfn in enumerate(pfns) if pfn in pfns[:k])
-            raise BadFree(f"pfn {twice} is in the batch twice")
-        for pfn in pfns:
-            self.need_allocation(pfn, -1)
         if nr == 0:
             return
         pages = <idx *>malloc(nr * sizeof(idx))
@@ -395,17 +232,17 @@ cdef class Zone:
         cdef int64_t p
         if n < 1:
             raise UsageError(f"{n} pages: expected 1 or more")
-        self.need_cpu(cpu)
+        need_cpu(self, cpu)
         for p in range(pfn, pfn + n):
-            self.need_allocation(p, 0)
+            need_allocation(self, p, 0)
         free_contig(&self.z, cpu, index_of(&self.z, pfn), n)
         self.done()
 
     def split(self, int64_t pfn):
-        split_page(&self.z, self.need_allocation(pfn, -1))
+        split_page(&self.z, need_allocation(self, pfn, -1))
 
     def set_movable(self, int64_t pfn, bint movable=True):
-        cdef idx i = self.need_allocation(pfn, -1)
+        cdef idx i = need_allocation(self, pfn, -1)
         cdef uint32_t word = word_of(&self.z, i)
         set_word(&self.z, i, word | MOVABLE_BIT if movable else word & ~MOVABLE_BIT)
 
@@ -414,7 +251,7 @@ cdef class Zone:
         B-66 alone: a chunk straight from the zone lists. Raises OutOfPages.
         """
         cdef Op op
-        self.bad_request(order, migratetype, cpu)
+        bad_request(self, order, migratetype, cpu)
         begin(&op, A_ZONE, False, cpu)
         op.flags = OP_BARE
         op.order = order
@@ -432,8 +269,8 @@ cdef class Zone:
         B-90 alone: past the per-CPU lists, into the zone.
         """
         cdef Op op
-        cdef idx i = self.need_allocation(pfn, -1)
-        self.need_cpu(cpu)
+        cdef idx i = need_allocation(self, pfn, -1)
+        need_cpu(self, cpu)
         begin(&op, F_PREPARING, False, cpu)
         op.flags = OP_BATCH | OP_PREPARED | (OP_TAIL if to_tail else 0)
         op.page = i
@@ -445,41 +282,41 @@ cdef class Zone:
     # -- drains and periodic work --------------------------------------------------------------------------
 
     def drain(self, cpu=None, n=None, int start=0, by=None):
-        cdef int executing
+        cdef int doing
         if not 0 <= start < 3:
             raise UsageError(f"start {start}: a drain starts at type 0, 1 or 2")
         if cpu is None and n is not None:
             raise UsageError(f"drain of {n} pages: of which CPU?")
         if cpu is not None and not 0 <= cpu < self.z.s.cpus:
-            self.need_cpu(cpu)
-        executing = self.executing(by, -1 if cpu is None else cpu)
+            need_cpu(self, cpu)
+        doing = executing(self, by, -1 if cpu is None else cpu)
         if cpu is None:
-            drain_all(&self.z, executing)
+            drain_all(&self.z, doing)
         elif n is None:
-            drain_pcp(&self.z, cpu, executing, 0, OP_ALL, 0)
+            drain_pcp(&self.z, cpu, doing, 0, OP_ALL, 0)
         elif n < 1:
             raise UsageError(f"{n} pages: expected 1 or more")
         else:
-            drain_pcp(&self.z, cpu, executing, n, OP_ONE_HOLD, start)
+            drain_pcp(&self.z, cpu, doing, n, OP_ONE_HOLD, start)
         self.done()
 
     def tick(self, int cpu=0):
-        self.need_cpu(cpu)
+        need_cpu(self, cpu)
         tick(&self.z, cpu)
         self.done()
 
     def fold(self, int cpu=0):
-        self.need_cpu(cpu)
+        need_cpu(self, cpu)
         fold(&self.z, cpu, True)
         self.done()
 
     def decay(self, int cpu=0):
-        self.need_cpu(cpu)
+        need_cpu(self, cpu)
         decay(&self.z, cpu)
         self.done()
 
     def offline(self, int cpu):
-        self.need_cpu(cpu)
+        need_cpu(self, cpu)
         if online_cpus(&self.z) == 1:
             raise CpuOffline(f"CPU {cpu} is the last one on-line")
         offline_cpu(&self.z, cpu)
@@ -507,23 +344,23 @@ cdef class Zone:
         return op.result
 
     def isolate(self, int64_t pfn, bint cma=False, bint check=True, by=None):
-        cdef idx i = self.need_block(pfn)
-        cdef bint done = isolate_block(&self.z, i, cma | check << 1, self.executing(by, -1))
+        cdef idx i = need_block(self, pfn)
+        cdef bint done = isolate_block(&self.z, i, cma | check << 1, executing(self, by, -1))
         self.done()
         return bool(done)
 
     def unisolate(self, int64_t pfn, by=None):
-        cdef idx i = self.need_block(pfn)
-        return bool(self.zone_section(Z_UNISOLATE, i, 0, 0, self.executing(by, -1)))
+        cdef idx i = need_block(self, pfn)
+        return bool(self.zone_section(Z_UNISOLATE, i, 0, 0, executing(self, by, -1)))
 
     def unreserve(self, bint force=False, int migratetype=1, by=None):
-        self.bad_request(0, migratetype, self.executing(by, -1))
+        bad_request(self, 0, migratetype, executing(self, by, -1))
         if not worth_unreserving(&self.z, force):
             return False
-        return bool(self.zone_section(Z_UNRESERVE, 0, 0, migratetype, self.executing(by, -1)))
+        return bool(self.zone_section(Z_UNRESERVE, 0, 0, migratetype, executing(self, by, -1)))
 
     def watermark_ok(self, int order, int64_t mark, int aflags=0, int hz=0):
-        self.bad_request(order, 0, lowest_online(&self.z))
+        bad_request(self, order, 0, lowest_online(&self.z))
         if not 0 <= hz < 5:
             raise UsageError(f"highest zone {hz}: expected 0..4")
         return bool(watermark_ok(&self.z, order, mark, hz, aflags, visible(&self.z, NR_FREE)))
@@ -578,71 +415,10 @@ cdef class Zone:
             sound = check_state(&self.z, seen, &fault)
         c_free(seen)
         if not sound:
-            raise Corruption(self.sentence(&fault))
-
-    cdef str sentence(self, Fault *fault):
-        where = f"zone {self.name}"
-        if fault.page >= self.z.s.first:
-            where += f", pfn {pfn_of(&self.z, fault.page)} ({self.describe(fault.page)})"
-        elif fault.rule in (5, 18):
-            where += f", CPU {fault.page}"
-        return f"I-{fault.rule} is broken: {RULES[fault.rule]}: {where}: saw {fault.saw}, expected {fault.expected}"
+            raise Corruption(sentence(self, &fault))
 
     def counters(self, cpu=None):
-        cdef Counts total
-        cdef uint64_t *sum_ = <uint64_t *>&total
-        cdef uint64_t *one
-        cdef int c
-        cdef size_t k
-        for k in range(sizeof(Counts) // 8):
-            sum_[k] = 0
-        for c in range(self.z.s.cpus):
-            if cpu is None or cpu == c:
-                one = <uint64_t *>&self.z.counts[c]
-                for k in range(sizeof(Counts) // 8):
-                    sum_[k] += one[k]
-        return {
-            "allocs": total.allocs,
-            "allocs_failed": total.allocs_failed,
-            "allocs_from_pcp": total.allocs - total.allocs_locked,
-            "pages_allocated": total.pages_allocated,
-            "pages_freed": total.pages_freed,
-            "holds_refill": total.holds[0],
-            "holds_direct_alloc": total.holds[1],
-            "holds_direct_free": total.holds[2],
-            "holds_drain": total.holds[3],
-            "holds_other": total.holds[4],
-            "list_ops": total.list_ops,
-            "moves": total.moves,
-            "pages_moved": total.pages_moved,
-            "zone_merges": total.zone_merges,
-            "pcp_merges": total.pcp_merges,
-            "zone_splits": total.zone_splits,
-            "pcp_splits": total.pcp_splits,
-            "refills": total.refills,
-            "phase0_pages": total.phase_pages[0],
-            "phase1_pages": total.phase_pages[1],
-            "phase2_pages": total.phase_pages[2],
-            "phase3_pages": total.phase_pages[3],
-            "frees_local": total.frees_local,
-            "frees_remote": total.frees_remote,
-            "frees_direct": total.frees_direct,
-            "frees_failed_trylock": total.frees_failed_trylock,
-            "cma_pages": total.cma_pages,
-            "movable_pages": total.movable_pages,
-            "movable_cma_pages": total.movable_cma_pages,
-            "walks": total.walks,
-            "walked_blocks": total.walked_blocks,
-            "skipped_blocks": total.skipped_blocks,
-            "scanned_pfns": total.scanned_pfns,
-            "merge_visited": total.merge_visited,
-            "drained_entries": total.drained_entries,
-            "drained_pages": total.drained_pages,
-            "remote_pushes": total.remote_pushes,
-            "remote_over_bound": total.remote_over_bound,
-            "absorbs": total.absorbs,
-            "absorbed_pages": total.absorbed_pages,
-        }
+        return counters_of(self, -1 if cpu is None else cpu)
 
     cdef reset_counters(self):
         cdef int c
@@ -652,74 +428,18 @@ cdef class Zone:
                 (<uint64_t *>&self.z.counts[c])[k] = 0
 
     def walk_lengths(self):
-        import numpy as np
-        lengths = [sum([self.z.counts[c].walk_lengths[k] for c in range(self.z.s.cpus)]) for k in range(64)]
-        return np.array(lengths, np.int64)
+        return summed(self, [self.z.counts[c].walk_lengths for c in range(self.z.s.cpus)])
 
     def cma_by_phase(self):
-        import numpy as np
-        flat = [sum([self.z.counts[c].cma_by_phase[k] for c in range(self.z.s.cpus)]) for k in range(16)]
-        return np.array(flat, np.int64).reshape(4, 2, 2)
+        return summed(self, [self.z.counts[c].cma_by_phase for c in range(self.z.s.cpus)]).reshape(4, 2, 2)
 
     def census(self):
-        import numpy as np
-        cdef CZone *z = &self.z
-        cdef int o
-        cdef int T
-        cdef uint32_t head
-        cdef uint32_t at
-        cdef uint32_t n
-        cdef int64_t counts[66]
-        cdef int64_t types[6]
-        cdef int64_t mixed = 0
-        cdef int64_t owned = 0
-        cdef int64_t allocated = 0
-        with nogil:
-            for o in range(66):
-                counts[o] = 0
-            for T in range(6):
-                types[T] = 0
-            for o in range(NR_ORDERS):
-                for T in range(NR_TYPES):
-                    head = zone_head(o, T) if o < PB else block_head(o, T)
-                    at = z.page[head].next if o < PB else z.block[head].next
-                    while at != head:
-                        counts[o * NR_TYPES + T] += 1
-                        at = z.page[at].next if o < PB else z.block[at].next
-            for n in range(first_block(z), first_block(z) + z.s.nr_blocks):
-                if z.s.start_pfn <= pfn_of(z, block_page(z, n)) + PB_PAGES - 1 and (
-                    pfn_of(z, block_page(z, n)) < z.s.start_pfn + z.s.spanned
-                ):
-                    types[z.block[n].eff] += 1
-                    owned += z.block[n].owner != 0
-                    if not z.block[n].order:
-                        mixed += block_census(z, block_page(z, n), &allocated)
-        return {
-            "nr_free": np.array(<int64_t[:66]>counts).reshape(NR_ORDERS, NR_TYPES),
-            "blocks_by_type": [types[T] for T in range(6)],
-            "blocks_mixed": mixed,
-            "parked_pages": sum([z.pcp[c].count + z.remote[c].pending for c in range(z.s.cpus)]),
-            "allocated_pages": allocated,
-            "owned_blocks": owned,
-        }
+        return census_of(self)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
     def trace(self, size_t capacity=65536):
-        cdef size_t n = 1
-        c_free(self.ring.events)
-        self.ring.events = NULL
-        self.z.ring = NULL
-        if not capacity:
-            return
-        while n < capacity:
-            n *= 2
-        self.ring.events = <Event *>calloc(n, sizeof(Event))
-        if self.ring.events is NULL:
-            raise MemoryError()
-        self.ring.written = 0
-        self.ring.mask = n - 1
-        self.z.ring = &self.ring
+        start_trace(self, capacity)
 
     @property
     def events_lost(self):
@@ -731,13 +451,7 @@ cdef class Zone:
         return self.ring.written - self.ring.mask - 1
 
     def events(self):
-        cdef uint64_t k
-        if self.ring.events is NULL:
-            return []
-        out = []
-        for k in range(self.events_lost, self.ring.written):
-            out.append(event_tuple(&self.ring.events[k & self.ring.mask]))
-        return out
+        return list_events(self)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -781,5 +495,7 @@ cdef class Zone:
         }
 
 
+include "args.pxi"
+include "looking.pxi"
 include "state.pxi"
 include "faces.pxi"

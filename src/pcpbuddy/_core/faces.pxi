@@ -1,66 +1,10 @@
-# Node, Operation, HandleReplay, and small helpers of Zone. Included by core.pyx.
-
-cdef dict RULES = {
-    1: "every page is in exactly one state",
-    2: "a chunk is aligned to its order and marked with it",
-    3: "a zone list holds chunks of its own type only",
-    4: "list lengths and free counters agree, and lists are linked both ways",
-    5: "a PCP's count is the pages on its lists",
-    6: "a PCP entry has its list's order and its CPU",
-    7: "what is pending for a CPU is on its remote list and in outboxes for it",
-    9: "only heads are marked: inside a chunk, words are clear",
-    10: "all marked entries of a block are in one PCP",
-    11: "the marked entries of an owned block are in its owner's PCP",
-    12: "a block that is wholly free in the zone is nobody's",
-    13: "an owned block with a chunk in the zone is on its owner's list",
-    14: "owned_blocks of a CPU are its own blocks, each once",
-    15: "a block without an owner is on nobody's list",
-    16: "an isolated block is nobody's, and isolated blocks are counted",
-    17: "an owner is on-line",
-    18: "an off-line CPU has no pages",
-    20: "no two free buddies of one block stay unmerged",
-    26: "pages in CMA blocks are counted",
-    27: "only movable requests get CMA pages",
-}
-
-
-cdef event_tuple(Event *e):
-    kind = EVENT_NAMES[e.kind]
-    pfn = -1 if e.pfn == NO_PFN else e.pfn
-    if kind in ("free", "recover", "chunk", "pmerge", "absorb"):
-        return kind, e.cpu, pfn, e.order
-    if kind in ("free_batched", "own_link", "own_unlink"):
-        return kind, e.cpu, pfn
-    if kind == "zone_locked":
-        return kind, e.cpu, pfn, e.order, e.type, e.flag
-    if kind == "extfrag":
-        return kind, e.cpu, pfn, e.order, e.order2, e.type, e.type2, e.flag
-    if kind in ("claim", "adopt"):
-        return kind, e.cpu, pfn, e.type
-    if kind == "disown":
-        return kind, e.cpu, pfn, DISOWN_REASONS[e.other]
-    if kind in ("remote_fail", "remote_push"):
-        return kind, e.cpu, pfn, e.other
-    return kind, e.cpu, pfn, e.order, e.type       # alloc, pcpu_drain
-
-cdef int block_census(CZone *z, idx i, int64_t *allocated) noexcept nogil:
-    """Is the block mixed: are its allocated pages of more than one request type?"""
-    cdef idx end = i + PB_PAGES
-    cdef uint32_t word
-    cdef int kinds = 0
-    while i < end:
-        word = word_of(z, i)
-        if (word & 7) == ALLOC:
-            allocated[0] += 1 << word_order(word)
-            if word_type(word) != UNKNOWN:
-                kinds |= 1 << word_type(word)
-            i += 1u << word_order(word)
-        else:
-            i += 1
-    return (kinds & (kinds - 1)) != 0
-
+# Operation, Node, HandleReplay, bench. Included by core.pyx.
 
 # -- Operation: one operation, lock by lock ----------------------------------------------------------------
+
+cdef tuple ACTIONS = (None, ("lock", "pcp"), ("try", "pcp"), ("unlock", "pcp"), ("lock", "zone"), ("try", "zone"),
+                      ("unlock", "zone"))
+
 
 cdef class Operation:
     cdef Op op
@@ -69,7 +13,7 @@ cdef class Operation:
     @staticmethod
     def alloc(Zone zone, int order=0, int migratetype=1, int cpu=0, int aflags=-1):
         cdef Operation self = Operation.__new__(Operation)
-        zone.bad_request(order, migratetype, cpu)
+        bad_request(zone, order, migratetype, cpu)
         begin(&self.op, A_START, False, cpu)
         self.zone = zone
         self.op.order = order
@@ -80,10 +24,10 @@ cdef class Operation:
     @staticmethod
     def free(Zone zone, int64_t pfn, int cpu=0, bint irq=False):
         cdef Operation self = Operation.__new__(Operation)
-        zone.need_cpu(cpu)
+        need_cpu(zone, cpu)
         begin(&self.op, F_PREPARE, False, cpu)
         self.zone = zone
-        self.op.page = zone.need_allocation(pfn, -1)
+        self.op.page = need_allocation(zone, pfn, -1)
         self.op.pages = &self.op.page
         self.op.nr = 1
         self.op.flags = OP_IRQ if irq else 0
@@ -92,8 +36,8 @@ cdef class Operation:
     @staticmethod
     def drain(Zone zone, int target, int cpu=0):
         cdef Operation self = Operation.__new__(Operation)
-        zone.need_cpu(target)
-        zone.need_cpu(cpu)
+        need_cpu(zone, target)
+        need_cpu(zone, cpu)
         begin(&self.op, D_START, False, cpu)
         self.zone = zone
         self.op.target = target
@@ -163,7 +107,7 @@ cdef class Node:
         cdef int where = 0
         cdef idx i
         cdef Zone zone = self.zones[0]
-        zone.bad_request(order, need_type(gfp), cpu)
+        bad_request(zone, order, need_type(gfp), cpu)
         i = node_alloc(&self.ref, order, gfp, cpu, &where)
         self.rest()
         if i:
@@ -181,7 +125,7 @@ cdef class Node:
         cdef Zone zone = self.zones[0]
         if n < 1:
             raise UsageError(f"{n} pages: expected 1 or more")
-        zone.bad_request(0, need_type(gfp), cpu)
+        bad_request(zone, 0, need_type(gfp), cpu)
         pages = <idx *>malloc(n * sizeof(idx))
         if pages is NULL:
             raise MemoryError()
@@ -204,10 +148,10 @@ cdef class Node:
         run = []
         pfns = [int(pfn) for pfn in pfns]
         for pfn in pfns:
-            self.zone_of(pfn).need_allocation(pfn, -1)
+            need_allocation(self.zone_of(pfn), pfn, -1)
         if len(set(pfns)) != len(pfns):
             raise BadFree("a pfn is in the batch twice")
-        (<Zone>self.zones[0]).need_cpu(cpu)
+        need_cpu(<Zone>self.zones[0], cpu)
         for pfn in pfns:
             if run and self.zone_of(run[0]) is not self.zone_of(pfn):
                 self.zone_of(run[0]).free_batch(run, cpu)
