@@ -823,11 +823,11 @@ def test_y39_smallest_first(make):
 
 
 def test_y40_entries_per_hold(make):
-    state = park(blank(1, batch=3, high=(12, 12)), 0, 1, M, range(0, 20, 4))
+    state = park(park(blank(1, batch=3, high=(12, 12)), 0, 1, M, range(0, 20, 4)), 0, 2, M, [32])
     zone = make(state, switched(drain="smallest"))
     zone.drain(cpu=0, n=9, start=M)
     assert log(zone) == [f"pd({pfn},1,M)" for pfn in range(16, -1, -4)]
-    assert tuned(zone, "count") == (0,)
+    assert pcp_lists(zone) == lists("P2: 32")
     assert zone.counters()["holds_drain"] == 2
 
 
