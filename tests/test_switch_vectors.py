@@ -200,6 +200,18 @@ def test_y5_isolated_in_between(make):
     assert (counters["holds_direct_free"], counters["frees_direct"], counters["frees_remote"]) == (2, 0, 2)
 
 
+def test_y5_rejects_of_a_full_drain(make):
+    zone = after_x1(make, "llist")
+    free_all(zone, (0, 1), cpu=1)
+    assert zone.isolate(0, check=False)
+    zone.drain()
+    assert free_lists(zone) == lists("F1[I]: 0, F2: 4, ... F8: 256, F9[M]: 512, F10: 1024")
+    assert waiting(zone) == ([], 0)
+    assert tuned(zone, "count free_count") == (0, 0)
+    counters = zone.counters()
+    assert (counters["holds_direct_free"], counters["frees_direct"], counters["absorbed_pages"]) == (2, 0, 0)
+
+
 def x12_state():
     return lru(put(blank(2, cpus=2, high=AUTO), (0, 9)), *range(512, 1024))
 
@@ -912,6 +924,17 @@ def test_y45_a_list_per_type(make):
     assert log(zone, "recover") == ["recover(1536,4)", "recover(512,4)", "recover(1024,5)"]
     assert pcp_lists(zone) == lists("P0: 1537* P1: 1538* P2: 1540* P3: 1544* P4: 512* P5: 1024*")
     assert owned(zone) == [0]
+    counters = zone.counters()
+    assert (counters["walked_blocks"], counters["skipped_blocks"]) == (3, 0)
+
+
+def test_y45_balanced(make):
+    state = put(blank(4, {1: C, 3: C}, high=AUTO), (0, 4), (512, 5), (1024, 4), (1536, 3))
+    zone = make(own(state, 0, 0, 1, 2, 3), switched(cma="balanced", owned_lists="per_type"))
+    assert owned(zone) == [0, 2, 1, 3]
+    assert zone.alloc(0, M) == 0
+    assert log(zone, "recover") == ["recover(512,5)", "recover(0,4)", "recover(1024,4)"]
+    assert owned(zone) == [3]
     counters = zone.counters()
     assert (counters["walked_blocks"], counters["skipped_blocks"]) == (3, 0)
 
