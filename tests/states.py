@@ -102,6 +102,9 @@ def blank(
                 "lists": {},
                 "marked": [],
                 "owned": [],
+                "remote": [],
+                "outboxes": [],
+                "pending": 0,
             }
             for _ in range(cpus)
         ],
@@ -166,6 +169,36 @@ def park(state, cpu, order, mt, pfns):
     pcp["lists"].setdefault((order, mt), []).extend(pfns)
     pcp["lists"] = dict(sorted(pcp["lists"].items()))
     pcp["count"] += len(pfns) << order
+    return state
+
+
+def mark(state, cpu, *pfns):
+    """
+    Mark entries that were parked on a PCP: the vectors' ``*``.
+    """
+    marked = state["pcp"][cpu]["marked"]
+    marked[:] = sorted({*marked, *pfns})
+    return state
+
+
+def own(state, cpu, *blocks, linked=True):
+    """
+    Blocks that a CPU owns. linked: they have fragments in the zone and are on its list, in the order given.
+    """
+    for block in blocks:
+        state["blocks"][block][2:] = [cpu, int(linked)]
+    if linked:
+        state["pcp"][cpu]["owned"].extend(blocks)
+    return state
+
+
+def outbox(state, cpu, target, *chunks):
+    """
+    Pages that a CPU gathers for another: page frames of order 0, or (pfn, order). The last outbox is the newest.
+    """
+    pages = [(chunk, 0) if isinstance(chunk, int) else chunk for chunk in chunks]
+    state["pcp"][cpu]["outboxes"].append((target, pages))
+    state["pcp"][target]["pending"] += sum(1 << order for _, order in pages)
     return state
 
 
@@ -298,6 +331,21 @@ def owned(zone, cpu=0):
     return state["pcp"][cpu]["owned"]
 
 
+def waiting(zone, cpu=0):
+    """
+    What waits for a CPU: its remote list in arrival order, and pages on it and in all outboxes for the CPU.
+    """
+    pcp = zone.state()["pcp"][cpu]
+    return [tuple(page) for page in pcp["remote"]], pcp["pending"]
+
+
+def outboxes(zone, cpu):
+    """
+    What a CPU gathers for others: (target, pages) of each outbox, the least recently used first.
+    """
+    return [(target, [tuple(page) for page in pages]) for target, pages in zone.state()["pcp"][cpu]["outboxes"]]
+
+
 def nr_free(zone):
     """
     NR_FREE_PAGES, exact: the global value and all per-CPU differences.
@@ -323,7 +371,8 @@ def log(zone, *kinds):
     What happened since the last call, in the vectors' notation; ``kinds`` other than zl, xf, pd on request.
 
     ``zl(pfn,order,T,refill) xf(pfn,order,fallback order,T,fallback T,change) pd(pfn,order,T)``,
-    the other kinds by their names: ``recover(pfn,order) pmerge(pfn,order) free(pfn,order)``.
+    the other kinds by their names: ``recover(pfn,order) pmerge(pfn,order) free(pfn,order) absorb(pfn,order)
+    remote_push(pfn,target) adopt(pfn,T)``.
     The CPU is left out.
     """
     kinds = kinds or tuple(_SHORT)
@@ -334,7 +383,7 @@ def log(zone, *kinds):
 
 def _event(kind, _cpu, *values):
     values = list(values)
-    lettered = {"zone_locked": (2,), "extfrag": (3, 4), "pcpu_drain": (2,), "alloc": (2,), "claim": (1,)}
+    lettered = {"zone_locked": (2,), "extfrag": (3, 4), "pcpu_drain": (2,), "alloc": (2,), "claim": (1,), "adopt": (1,)}
     for i in lettered.get(kind, ()):
         values[i] = LETTERS[values[i]]
     return f"{_SHORT.get(kind, kind)}({','.join(str(int(v) if isinstance(v, bool) else v) for v in values)})"
