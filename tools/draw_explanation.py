@@ -62,8 +62,6 @@ def migratetypes() -> Drawing:
     """
     zone = pb.Zone(6 * 512, cma_pages=1024, policy="mainline", batch=15, high_min=60, high_max=60)
     picture = Drawing("Pageblocks have types, so that like pages lie together", ownership=False)
-    picture.step(1, "A fresh zone: four movable blocks, and a CMA area of two")
-    picture.strips(zone.state(), rows=1)
     movable = [zone.alloc(migratetype=pb.MOVABLE) for _ in range(400)]
     unmovable = [zone.alloc(migratetype=pb.UNMOVABLE) for _ in range(20)]
     reclaimable = [zone.alloc(migratetype=pb.RECLAIMABLE) for _ in range(40)]
@@ -71,7 +69,10 @@ def migratetypes() -> Drawing:
         for pfn in pfns:
             zone.free(pfn)
     zone.drain()
-    picture.step(2, "400 movable, 20 unmovable and 40 reclaimable pages were allocated, some of each freed")
+    picture.caption(
+        "A zone of four movable blocks and a CMA area of two, after 400 movable, 20 unmovable and 40 reclaimable pages "
+        "were allocated and some of each freed again. Blocks 2 and 3 were movable before."
+    )
     picture.strips(zone.state(), rows=2)
     picture.free_lists(zone.state())
     return picture
@@ -146,53 +147,42 @@ def affinity(policy: str, title: str) -> Drawing:
     zone = affinity_run(policy, turns)
     counted = zone.counters()
     own = policy != "mainline"
+    low = 40 if own else 8
     places = {
-        "CPU 0's lists\nthis CPU allocates": (0 + 18, 26, 190, 52),
-        "in use": (310, 26, 180, 52),
-        "CPU 1's lists\nthis CPU frees": (592, 26, 190, 52),
-        "the zone\none lock for all": (310, 138, 180, 52),
+        "CPU 0's lists\nthis CPU allocates": (18.0, low, 190.0, 52.0),
+        "in use": (310.0, low, 180.0, 52.0),
+        "CPU 1's lists\n" + ("they stay empty" if own else "this CPU frees"): (592.0, low, 190.0, 52.0),
+        "the zone\none lock for all": (310.0, low + 112, 180.0, 52.0),
     }
+    refills, drains = counted["holds_refill"], counted["holds_drain"]
     refilled = sum(counted[f"phase{phase}_pages"] for phase in range(4))
-    pages_back = counted["drained_pages"]
-    arrows = [
-        (((208, 52), (310, 52)), f"{turns}\npages", (259, 42), False),
+    arrows: list[tuple[list[tuple[float, float]], str, tuple[float, float], bool]] = [
+        ([(208, low + 26), (310, low + 26)], f"{turns} pages", (259, low + 16), False),
         (
-            ((310, 164), (113, 164), (113, 78)),
-            f"refill: {counted['holds_refill']} holds of the lock,\n{refilled} pages",
-            (212, 184),
+            [(310, low + 138), (113, low + 138), (113, low + 52)],
+            f"refill: {refills} hold{'s' * (refills > 1)} of the lock,\n{refilled} pages",
+            (212, low + 158),
             not own,
         ),
     ]
-    if own:
-        arrows.append(
-            (
-                ((400, 26), (400, 6), (113, 6), (113, 26)),
-                f"{counted['frees_remote']} pages freed by CPU 1 go to CPU 0, who owns their block",
-                (560, 10),
-                True,
-            )
-        )
-        arrows.append((((490, 52), (592, 52)), f"{counted['frees_local']}\npages", (541, 42), False))
-        if pages_back:
-            arrows.append((((687, 78), (687, 164), (490, 164)), f"drain: {pages_back} pages", (590, 184), False))
-    else:
-        arrows.append((((490, 52), (592, 52)), f"{counted['frees_local']}\npages", (541, 42), False))
-        arrows.append(
-            (
-                ((687, 78), (687, 164), (490, 164)),
-                f"drain: {counted['holds_drain']} holds of the lock,\n{pages_back} pages",
-                (590, 184),
-                True,
-            )
-        )
+    if counted["frees_remote"]:
+        text = f"{counted['frees_remote']} pages that CPU 1 frees go to CPU 0, the owner of their block"
+        arrows.append(([(400, low), (400, low - 20), (113, low - 20), (113, low)], text, (256, low - 28), True))
+    if counted["frees_local"]:
+        text = f"{counted['frees_local']} pages"
+        arrows.append(([(490, low + 26), (592, low + 26)], text, (541, low + 16), False))
+    if drains:
+        text = f"drain: {drains} hold{'s' * (drains > 1)} of the lock,\n{counted['drained_pages']} pages"
+        line = [(687.0, low + 52.0), (687.0, low + 138.0), (490.0, low + 138.0)]
+        arrows.append((line, text, (590, low + 158), True))
     cpus = {text: int(text[4]) for text in places if text.startswith("CPU")}
     picture.caption(
         f"CPU 0 allocates {turns} pages, one by one; CPU 1 frees each one when 256 younger ones are in use. "
         f"Policy {policy}, batch 63, high 600."
     )
-    picture.gap(14).boxes(212, places, arrows, cpus)
+    picture.gap(14).boxes(low + 186, places, arrows, cpus)
     picture.caption("The memory of the zone at the end of it:")
-    picture.strips(zone.state(), range(4), rows=2)
+    picture.strips(zone.state(), range(3), rows=2)
     return picture
 
 
@@ -227,7 +217,7 @@ def block_life() -> Drawing:
         zone.free(pfn, cpu=1)
     show(3, "CPU 1 frees four of them: they go to CPU 0, the owner of their block")
     zone.drain(0)
-    show(4, "CPU 0 is drained: its entries merge in its lists first, then go to the zone. CPU 0 still owns the block")
+    show(4, "CPU 0 is drained: entries merge, then go to the zone. The block is still CPU 0's")
     again = [zone.alloc(cpu=0)]
     show(5, "CPU 0 allocates a page: the refill takes back all that is free of its own block (phase 0)")
     for pfn in [*again, *pages[4:]]:
@@ -261,22 +251,22 @@ def cma() -> Drawing:
     """
     A CMA area lends its pages to movable users, and is emptied when its device needs it.
     """
-    zone = pb.Zone(4 * 512, cpus=1, cma_pages=1024, policy="fixed", batch=63, high_min=600, high_max=600)
+    zone = pb.Zone(4 * 512, cpus=1, cma_pages=1024, policy="fixed", batch=63, high_min=2000, high_max=2000)
     picture = Drawing("A CMA block: lent to movable pages, until its device wants it")
     held = [zone.alloc(order=3, migratetype=pb.UNMOVABLE) for _ in range(10)]
     picture.step(1, "Two blocks are a CMA area. Ten unmovable allocations of 8 pages: they may not go there")
     picture.strips(zone.state(), rows=1)
     pages = [zone.alloc() for _ in range(200)]
-    picture.step(2, "More than half of what the zone has free is CMA: 200 movable pages come from it")
-    picture.strips(zone.state(), rows=1)
+    picture.step(2, "More than half of what the zone has free is CMA: CPU 0 claims a block of it for movable pages")
+    picture.strips(zone.state(), [2, 3], rows=2)
     taken = [pfn for pfn in pages if pfn >= 1024]
     for pfn in taken:
         zone.set_movable(pfn)
     block = taken[0] // 512
     assert zone.isolate(taken[0], cma=True)
     zone.drain()
-    picture.step(3, f"The device wants block {block}: it is isolated, and what CPU 0 had of it is drained")
-    picture.strips(zone.state(), [block], rows=4)
+    picture.step(3, f"The device wants block {block}: it is isolated and loses its owner; CPU 0 is drained")
+    picture.strips(zone.state(), [block], rows=2)
     for pfn in taken:
         zone.free(pfn)
     picture.step(4, "Its users' pages are moved elsewhere, and the old ones freed: nobody gets them but the device")

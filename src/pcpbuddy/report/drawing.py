@@ -32,7 +32,7 @@ SMALL, TEXT, TITLE = 11, 13, 16  # sizes of letters, in pixels
 WRAP = 100  # characters of a caption's line
 
 PAPER, FRAME, INK, FAINT, LINE = "#fdfdfb", "#c9cdd2", "#1c2127", "#5b6470", "#ffffff"
-FREE_FILL = "#a9dcc6"
+FREE_FILL = "#93d3b8"
 USED = {UNMOVABLE: "#20262e", MOVABLE: "#6a737e", RECLAIMABLE: "#7d5a2b"}
 USED_UNKNOWN = "#8f969e"
 # CPU: fill, line of the hatching. From the fifth on they come again.
@@ -255,7 +255,7 @@ class Drawing:
                     middle = upper + height * ROW / 2 + 4 - (1.5 if piece.marked and height == 1 else 0)
                     labels.append((left + width * scale / 2, middle, text, _text_on(piece)))
         if edges:
-            self._add(f'<path d="{"".join(edges)}" stroke="{LINE}" stroke-width="1.1"/>')
+            self._add(f'<path d="{"".join(edges)}" stroke="{LINE}" stroke-width="{min(1.6, 0.3 + scale / 5):.2f}"/>')
         if bars:
             self._add(f'<path d="{"".join(bars)}" stroke="{INK}" stroke-width="2.6"/>')
         self._add(
@@ -320,7 +320,7 @@ class Drawing:
             max([sum(_width(pfn) + 4 for pfn, _ in entries.get((order, mt), ())) for order in orders] + [0]) + 14
             for mt in types
         ]
-        widths = _share(wanted, MARGIN + INNER - left, at_least=96)
+        widths = _share(wanted, MARGIN + INNER - left, at_least=118)
         self._y += 18
         x = float(left)
         for mt, width in zip(types, widths, strict=True):
@@ -347,7 +347,7 @@ class Drawing:
         end, top = x + width, self._y + 3
         for number, (pfn, mark) in enumerate(entries):
             rest = len(entries) - number
-            room = end - x - (0 if rest == 1 else 54)
+            room = end - x - (0 if rest == 1 else 6 + 6.7 * len(f"and {rest} more"))
             if _width(pfn) > room:
                 self._text(x + 2, top + 13, f"and {rest} more", size=SMALL, fill=FAINT)
                 break
@@ -481,10 +481,12 @@ def _label(piece: Piece, width: float) -> str:
     if piece.order < 0:
         return ""
     where = {FREE: "free", ALLOCATED: "allocated", PCP: f"CPU {piece.cpu}", REMOTE: f"to CPU {piece.cpu}"}
-    part = " (half)" if piece.order > PAGEBLOCK_ORDER else ""
+    place = where.get(piece.kind, piece.kind)
+    name = f"{place}, order {piece.order}"
+    long = f"{name}: pfn {piece.pfn}, {piece.pages} pages"
     for text in (
-        f"{where.get(piece.kind, piece.kind)}, order {piece.order}{part}: pfn {piece.pfn}, {piece.pages} pages",
-        f"{where.get(piece.kind, piece.kind)}, order {piece.order}{part}",
+        f"{place}, half of a chunk of order {piece.order}" if piece.order > PAGEBLOCK_ORDER else long,
+        name,
         f"order {piece.order}",
         str(piece.order),
     ):
