@@ -1,12 +1,16 @@
 """
-Draw the pictures of docs/explanation, from states that the allocator goes through here and now.
+Make what docs/explanation shows: its pictures, and the output of its snippets, from the allocator as it is now.
 
-    python tools/draw_explanation.py            # writes them all
-    python tools/draw_explanation.py --check    # says which are not up to date, and fails if any is
+    python tools/draw_explanation.py            # writes what has changed
+    python tools/draw_explanation.py --check    # says what is not up to date, and fails if anything is
 
-Each function below makes one picture, named as the function with dashes.
+Each function that returns a Drawing makes one picture, named as the function with dashes. In the pages, a block of
+python is run by itself, and the block of text after it is what it printed.
 """
 
+import contextlib
+import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -292,18 +296,45 @@ PICTURES: dict[str, Callable[[], Drawing]] = {
 }
 
 
+SNIPPET = re.compile(r"(```python\n(?P<code>.*?)```\n\n```text\n)(?P<output>.*?)(?=```\n)", re.DOTALL)
+
+
+def run(code: str) -> str:
+    """
+    What a snippet prints, without blanks at the ends of lines.
+    """
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "snippet", "exec"), {"__name__": "__main__"})
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+def with_outputs(page: str) -> str:
+    """
+    The text of a page with the outputs that its snippets have now.
+    """
+    return SNIPPET.sub(lambda match: match[1] + run(match["code"]), page)
+
+
+def made() -> dict[Path, str]:
+    """
+    Every picture and page, as it should be.
+    """
+    files = {PLACE / name: make().svg() for name, make in PICTURES.items()}
+    return files | {path: with_outputs(path.read_text()) for path in sorted(PLACE.glob("*.md"))}
+
+
 def main() -> int:
     """
     Write, or with --check compare; the exit status.
     """
     check = sys.argv[1:] == ["--check"]
     stale = 0
-    for name, make in PICTURES.items():
-        path, text = PLACE / name, make().svg()
+    for path, text in made().items():
         if path.exists() and path.read_text() == text:
             continue
         stale += 1
-        print(f"{name}: {'is not what the code draws now' if check else 'drawn'}")
+        print(f"{path.name}: {'is not what the code makes now' if check else 'written'}")
         if not check:
             path.write_text(text)
     return 1 if check and stale else 0

@@ -151,6 +151,7 @@ def text_map(
     width: int = 64,
     rows: int = 1,
     unicode: bool = False,
+    ownership: bool = True,
 ) -> str:
     """
     The blocks as lines of text, each with its type, state and owner, and a last line that says what the signs mean.
@@ -163,6 +164,7 @@ def text_map(
     only: numbers of the blocks to show (default: all).
     width, rows: characters in a line and lines for a block; both powers of two, together 512 at most.
     unicode: shades instead of ``. # +``.
+    ownership: False leaves out owners and states, for policies that own nothing.
 
     Raises UsageError for a width, a number of rows or a block that cannot be; Corruption as ``pieces()`` does.
     """
@@ -175,7 +177,7 @@ def text_map(
     used: set[str] = set()
 
     def look(block: Block) -> tuple[str, ...]:
-        title = f"{block.letter} {block.word:<8} {_possession(block):<11}"
+        title = f"{block.letter} {block.word:<8} {_possession(block):<11}" if ownership else block.letter
         cells = _cells(block, width * rows)
         used.update(cells)
         return (title, *(cells[at : at + width] for at in range(0, len(cells), width)))
