@@ -263,7 +263,8 @@ def test_headings_and_labels(impl):
     assert "free, order 9: pfn 512, 512 pages" in told
     assert "free, half of a chunk of order 10" in told
     assert [text for text in told if len(text) == 1] == ["3", "M", "1", "2", "3", "M", "M"]
-    assert {"order 4", "CPU 1, order 5", "CPU 1, order 6: pfn 64, 64 pages"} <= set(told)  # as much as there is room for
+    # As much as there is room for.
+    assert {"order 4", "CPU 1, order 5", "CPU 1, order 6: pfn 64, 64 pages"} <= set(told)
     zone.drain(1)
     assert "PARTIAL, owner CPU 1, on its list" in texts(Drawing("t").strips(zone.state(), [0]))
     assert "PARTIAL" not in Drawing("t", ownership=False).strips(zone.state(), [0]).svg()

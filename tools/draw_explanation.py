@@ -179,12 +179,12 @@ def affinity(policy: str, title: str) -> Drawing:
         text = f"drain: {drains} hold{'s' * (drains > 1)} of the lock,\n{counted['drained_pages']} pages"
         line = [(687.0, low + 52.0), (687.0, low + 138.0), (490.0, low + 138.0)]
         arrows.append((line, text, (590, low + 158), True))
-    cpus = {text: int(text[4]) for text in places if text.startswith("CPU")}
+    colours = {text: int(text[4]) if text.startswith("CPU") else -1 for text in places if text != "in use"}
     picture.caption(
         f"CPU 0 allocates {turns} pages, one by one; CPU 1 frees each one when 256 younger ones are in use. "
         f"Policy {policy}, batch 63, high 600."
     )
-    picture.gap(14).boxes(low + 186, places, arrows, cpus)
+    picture.gap(14).boxes(low + 186, places, arrows, colours)
     picture.caption("The memory of the zone at the end of it:")
     picture.strips(zone.state(), range(3), rows=2)
     return picture

@@ -35,7 +35,7 @@ PAPER, FRAME, INK, FAINT, LINE = "#fdfdfb", "#c9cdd2", "#1c2127", "#5b6470", "#f
 FREE_FILL = "#93d3b8"
 USED = {UNMOVABLE: "#20262e", MOVABLE: "#6a737e", RECLAIMABLE: "#7d5a2b"}
 USED_UNKNOWN = "#8f969e"
-# CPU: fill, line of the hatching. From the fifth on they come again.
+# CPU: fill, line of the hatching. From the fifth on the fills come again, hatched in another way.
 CPUS = (("#7cc4ee", "#2f7fae"), ("#f2b544", "#a86f00"), ("#dd9ec0", "#94527a"), ("#f3ea72", "#8f8600"))
 HATCH = ("M-2 8L8 -2M4 14L14 4M-2 2L2 -2", "M-2 2L8 12M-2 -8L14 8", "M3 0V6", "M0 3H6")
 HATCH_SIZE = (10, 10, 6, 6)
@@ -110,8 +110,7 @@ class Drawing:
         types = sorted({mt for _, mt in state["free"]}) or [MOVABLE]
         entries = {key: [(pfn, False) for pfn in pfns] for key, pfns in state["free"].items()}
         self._caption_small("The zone's free lists: first pfn of each chunk, head of the list at the left")
-        self._grid(orders, types, entries, FREE_FILL)
-        self._legend.setdefault("free, in the zone", FREE_FILL)
+        self._grid(orders, types, entries, self._zone())
         return self
 
     def pcp_lists(self, state: Mapping[str, Any], cpu: int = 0, *, orders: Sequence[int] = range(10)) -> Self:
@@ -135,14 +134,14 @@ class Drawing:
         height: int,
         places: Mapping[str, tuple[float, float, float, float]],
         arrows: Sequence[tuple[Sequence[tuple[float, float]], str, tuple[float, float], bool]],
-        cpus: Mapping[str, int] | None = None,
+        colours: Mapping[str, int] | None = None,
     ) -> Self:
         """
         Labelled boxes and arrows between points; coordinates in pixels, from the left edge and from here downwards.
 
         places: text (lines parted by newlines) -> (x, y, width, height).
         arrows: (points of the line, text, (x, y) of the middle of the text, whether it is thick).
-        cpus: text of a place -> the CPU whose colour it has.
+        colours: text of a place -> the CPU whose colour it has, or -1: that of memory which is free in the zone.
         """
         self._patterns["head"] = (
             '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" '
@@ -150,7 +149,8 @@ class Drawing:
         )
         top = self._y
         for text, (x, y, width, tall) in places.items():
-            fill = self._cpu((cpus or {})[text]) if text in (cpus or {}) else FREE_FILL if "zone" in text else LINE
+            cpu = (colours or {}).get(text)
+            fill = LINE if cpu is None else self._zone() if cpu == NOBODY else self._cpu(cpu)
             self._add(
                 f'<rect x="{x:g}" y="{top + y:g}" width="{width:g}" height="{tall:g}" rx="6" '
                 f'fill="{fill}" stroke="{INK}"/>'
@@ -268,8 +268,7 @@ class Drawing:
 
     def _fill(self, piece: Piece) -> str:
         if piece.kind == FREE:
-            self._legend.setdefault("free, in the zone", FREE_FILL)
-            return FREE_FILL
+            return self._zone()
         if piece.kind == PCP:
             return self._cpu(piece.cpu)
         if piece.kind == ALLOCATED:
@@ -290,9 +289,13 @@ class Drawing:
         self._legend.setdefault("deferred, to be freed later", f"url(#{DEFERRED})")
         return f"url(#{DEFERRED})"
 
+    def _zone(self) -> str:
+        self._legend["free, in the zone"] = FREE_FILL
+        return FREE_FILL
+
     def _cpu(self, cpu: int) -> str:
         colour, dark = CPUS[cpu % len(CPUS)]
-        kind = cpu % len(HATCH)
+        kind = (cpu + cpu // len(CPUS)) % len(HATCH)
         self._pattern(f"c{cpu}", colour, HATCH[kind], HATCH_SIZE[kind], dark, 1, opacity=0.45)
         self._legend.setdefault(f"free, in CPU {cpu}'s lists", f"url(#c{cpu})")
         return f"url(#c{cpu})"
