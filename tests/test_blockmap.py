@@ -257,7 +257,7 @@ def test_headings_and_labels(impl):
     zone.alloc(cpu=1)
     told = texts(Drawing("Title <&>").caption("words").step(3, "a step").strips(zone.state(), [0, 1, 2]))
     assert told[:3] == ["Title <&>", "words", "3"]
-    assert "block 0pfn 0 to 511" in told
+    assert "pfn 0 to 511" in told[told.index("block 0") :]
     assert "PRIVATE, owner CPU 1" in told
     assert "CPU 1, order 8: pfn 256, 256 pages" in told
     assert "free, order 9: pfn 512, 512 pages" in told

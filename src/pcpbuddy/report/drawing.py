@@ -158,7 +158,7 @@ class Drawing:
             lines = text.split("\n")
             for number, line in enumerate(lines):
                 base = top + y + tall / 2 + 4.5 + 17 * (number - (len(lines) - 1) / 2)
-                self._text(x + width / 2, base, line, anchor="middle", weight=number == 0, halo=True)
+                self._text(x + width / 2, base, line, anchor="middle", weight=number == 0)
         for points, text, (x, y), thick in arrows:
             path = "L".join(f"{px:g} {top + py:g}" for px, py in points)
             self._add(
@@ -211,14 +211,14 @@ class Drawing:
         self._add(f'<rect x="{MARGIN}" y="{base - 13:g}" width="17" height="17" rx="3" fill="{INK}"/>')
         self._text(MARGIN + 8.5, base, block.letter, weight=True, anchor="middle", fill=PAPER)
         last = block.pfn + PAGEBLOCK_PAGES - 1
-        name = f'<tspan font-weight="600">block {block.number}</tspan>'
-        self._raw(MARGIN + 24, base, f'{name}<tspan fill="{FAINT}" dx="10">pfn {block.pfn} to {last}</tspan>')
+        name = f"block {block.number}"
+        self._text(MARGIN + 24, base, name, weight=True)
+        self._text(MARGIN + 34 + 8.4 * len(name), base, f"pfn {block.pfn} to {last}", fill=FAINT)
         if self.ownership:
             told = ""
             if block.owner != NOBODY:
                 told = f", owner CPU {block.owner}" + (", on its list" if block.linked else "")
-            text = f'<tspan font-weight="700">{block.word}</tspan>{told}'
-            self._raw(WIDTH - MARGIN, base, text, anchor="end")
+            self._text(WIDTH - MARGIN, base, block.word + told, anchor="end", weight=True)
         self._y += 7
 
     def _strip(self, block: Block, rows: int) -> None:
@@ -263,7 +263,7 @@ class Drawing:
             f'stroke="{INK}" stroke-width="0.8"/>'
         )
         for middle, base, text, colour in labels:
-            self._text(middle, base, text, size=SMALL, anchor="middle", fill=colour, halo=colour == INK)
+            self._text(middle, base, text, size=SMALL, anchor="middle", fill=colour)
         self._y += tall + 6
 
     def _fill(self, piece: Piece) -> str:
@@ -361,7 +361,7 @@ class Drawing:
             )
             if mark:
                 self._add(f'<path d="M{x + 1:g} {top + ROW - 3:g}h{wide - 2:g}" stroke="{INK}" stroke-width="2.4"/>')
-            self._text(x + wide / 2, top + 12, str(pfn), size=SMALL, anchor="middle", halo=True)
+            self._text(x + wide / 2, top + 12, str(pfn), size=SMALL, anchor="middle")
             x += wide + 4
 
     # Letters
@@ -412,27 +412,10 @@ class Drawing:
         weight: bool = False,
         anchor: str = "",
         fill: str = INK,
-        halo: bool = False,
-    ) -> None:
-        self._raw(x, y, escape(text), size=size, weight=weight, anchor=anchor, fill=fill, halo=halo)
-
-    def _raw(
-        self,
-        x: float,
-        y: float,
-        markup: str,
-        *,
-        size: int = TEXT,
-        weight: bool = False,
-        anchor: str = "",
-        fill: str = INK,
-        halo: bool = False,
     ) -> None:
         more = f' font-size="{size}"' * (size != TEXT) + ' font-weight="600"' * weight
         more += f' text-anchor="{anchor}"' * bool(anchor)
-        if halo:
-            more += f' stroke="{LINE}" stroke-width="2.5" stroke-opacity="0.7" paint-order="stroke"'
-        self._add(f'<text x="{x:g}" y="{y:g}" fill="{fill}"{more}>{markup}</text>')
+        self._add(f'<text x="{x:g}" y="{y:g}" fill="{fill}"{more}>{escape(text)}</text>')
 
 
 # Geometry
