@@ -99,6 +99,6 @@ def test_numbers_in_the_text_are_those_of_the_pictures():
     assert f"One hold of the zone lock instead of {mainline['holds_refill'] + mainline['holds_drain']}" in page
     assert sum(value for name, value in fixed.items() if name.startswith("holds_")) == 1
     life = (PLACE / "block-life.svg").read_text()
-    partial = life[life.index(">PARTIAL<") :].partition("<circle")[0]
+    partial = life[life.index(">PARTIAL, ") :].partition("<circle")[0]
     assert "seven chunks instead of 508 pages" in page
     assert partial.count(">free, order") + len(re.findall(r">\d</text>", partial)) == 7
