@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pcpbuddy
+from pcpbuddy.config import SWITCHES
 
 SOURCE = Path(__file__).parent.parent / "src" / "pcpbuddy"
 
@@ -82,6 +83,64 @@ def test_cimports_name_the_module_so_that_edits_rebuild():
     """
     for path in (SOURCE / "_core").glob("*.p*"):
         assert not re.search(r"^from \. cimport", path.read_text(), re.MULTILINE), path
+
+
+def core_functions():
+    """
+    (file, name, lines) of every function of the core, and (file, name, switch) of every look at a switch.
+    """
+    functions, looks = [], set()
+    for path in sorted((SOURCE / "_core").glob("*.p*")):
+        if path.suffix == ".pyi":
+            continue
+        name = first = None
+        lines = path.read_text().splitlines()
+        for number, line in enumerate([*lines, "end"]):
+            start = re.match(r"(?:    )?(?:cdef|def|@)\b.*?(?:(\w+)\(.*)?$", line)
+            if not line.startswith((" ", "#", ")")) and line or (start and start[1]):
+                if name:
+                    functions.append((path.name, name, number - first))
+                name, first = (start[1] if start else None), number
+            looks |= {(path.stem, name, switch) for switch in re.findall(r"s\.policy\.(\w+)", line)}
+    return functions, looks
+
+
+def test_the_core_is_readable():
+    """
+    No function over 60 lines, no file over 500.
+    """
+    functions, _ = core_functions()
+    assert len(functions) > 250
+    assert [f for f in functions if f[2] > 60] == []
+    files = [path for path in (SOURCE / "_core").glob("*.p*") if path.suffix != ".pyi"]
+    assert {path.name: n for path in files if (n := len(path.read_text().splitlines())) > 500} == {}
+
+
+def test_the_reference_says_where_each_switch_lives():
+    _, looks = core_functions()
+    found = {switch.name: set() for switch in SWITCHES}
+    for stem, name, switch in looks:
+        if switch in found and stem not in ("check", "state", "init"):
+            found[switch].add(f"{stem}.{name}")
+    table = (SOURCE.parent.parent / "docs" / "reference" / "core.md").read_text().split("| switch | read in |")[1]
+    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", table, re.MULTILINE))
+    assert {switch: set(re.findall(r"`([\w.]+)`", row)) for switch, row in rows.items()} == found
+
+
+def test_the_model_is_short():
+    """
+    L5: under 2,000 lines of code, all switches included. Blank lines, comments and docstrings are not code.
+    """
+    total = 0
+    for path in (SOURCE / "model").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        lines = {node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")}
+        lines |= {node.end_lineno for node in ast.walk(tree) if hasattr(node, "end_lineno")}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+        total += len(lines)
+    assert 1000 < total < 2000
 
 
 def test_model_and_core_share_no_code():

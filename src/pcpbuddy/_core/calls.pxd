@@ -13,7 +13,7 @@ from .page cimport (
     ALLOC, MAX_ORDER, NR_FREE, ORDER_SHIFT, SCALE_MAX, WMARK_LOW, Pcp, Zone, idx, pfn_of, set_word,
     word_of, word_order,
 )
-from .remote cimport has_remote
+from .remote cimport has_remote, slots
 from .sizing cimport resize
 from .watermark cimport watermark, watermark_ok
 
@@ -80,7 +80,7 @@ cdef inline void drain_pcp(Zone *z, int target, int cpu, int n, int flags, int s
 cdef inline void flush_outboxes(Zone *z, int owner, int cpu) noexcept nogil:
     """P-46b: those of one CPU."""
     cdef Op op
-    if z.s.policy.handover_targets == 0:
+    if slots(z) == 0:
         return
     begin(&op, X_START, False, cpu)
     op.start = owner

@@ -12,6 +12,7 @@ from .page cimport (
     PB_PAGES, PCP, REMOTE, UNKNOWN, Block, Outbox, Zone, block_head, block_of, block_page, cpu_head, first_block,
     idx, index_of, owned_head, word_of, word_order, word_type, zone_head,
 )
+from .remote cimport slots
 
 cdef struct Fault:
     int rule                   # I-n; 0: none
@@ -131,7 +132,7 @@ cdef inline bint check_remote(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
     cdef int64_t pages
     cdef int c
     cdef int k
-    cdef int nr = z.s.policy.handover_targets
+    cdef int nr = slots(z)
     cdef Outbox *box
     for c in range(z.s.cpus):
         pages = 0

@@ -16,7 +16,7 @@ from .page cimport (
 )
 from .pcp cimport commit, list_type, mark_for, pcp_order
 from .pcpblock cimport merge_pass
-from .remote cimport absorb, announce, append, find_outbox, flush_outbox, push, withdraw
+from .remote cimport absorb, announce, append, find_outbox, flush_outbox, push, slots, withdraw
 from .watermark cimport high_watermark_ok
 
 cdef enum:
@@ -128,7 +128,7 @@ cdef inline int gather_next(Zone *z, Op *op) noexcept nogil:
         op.at = F_DIRECT
         op.held = False
         return UNLOCK_PCP
-    if k == z.s.policy.handover_targets:   # all are in use, for others
+    if k == slots(z):   # all are in use, for others
         flush_outbox(z, op, op.cpu, 0)
         if op.dead:                        # settled first, without the lock; then this page again
             withdraw(z, op.to, pages)

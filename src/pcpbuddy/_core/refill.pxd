@@ -216,7 +216,7 @@ cdef inline void phase2(Zone *z, Op *op) noexcept nogil:
     """P-35: chunks larger than the request, without stealing. The 50 % rule is applied per chunk (P-36)."""
     cdef int k = PB - 1
     cdef int T = op.type
-    cdef bint with_cma = z.s.policy.cma != CMA_AS_POSTED and op.aflags & USE_CMA
+    cdef bint with_cma = cma_too(z, op)
     cdef bint rule
     cdef idx i
     while k > op.order and (1 << k) > op.want - op.gained:

@@ -105,19 +105,23 @@ cdef inline void absorb(Zone *z, Op *op) noexcept nogil:
 
 # -- outboxes (the PCP lock of their CPU is held) -----------------------------------------------------------
 
+cdef inline int slots(Zone *z) noexcept nogil:
+    """Outboxes of each CPU; 0 unless remote=handover."""
+    return z.s.policy.handover_targets
+
 cdef inline Outbox *outboxes(Zone *z, int cpu) noexcept nogil:
     """Those in use come first, the least recently used before the others."""
-    return z.outbox + cpu * z.s.policy.handover_targets
+    return z.outbox + cpu * slots(z)
 
 cdef inline int nr_outboxes(Zone *z, int cpu) noexcept nogil:
     cdef int k = 0
-    while k < z.s.policy.handover_targets and outboxes(z, cpu)[k].newest:
+    while k < slots(z) and outboxes(z, cpu)[k].newest:
         k += 1
     return k
 
 cdef inline void remove_outbox(Zone *z, int cpu, int k) noexcept nogil:
     cdef Outbox *box = outboxes(z, cpu)
-    while k + 1 < z.s.policy.handover_targets:
+    while k + 1 < slots(z):
         box[k] = box[k + 1]
         k += 1
     box[k].newest = 0
@@ -170,7 +174,7 @@ cdef inline void use_outbox(Zone *z, int cpu, int k) noexcept nogil:
     """It becomes the last of those in use."""
     cdef Outbox *box = outboxes(z, cpu)
     cdef Outbox used = box[k]
-    while k + 1 < z.s.policy.handover_targets and box[k + 1].newest:
+    while k + 1 < slots(z) and box[k + 1].newest:
         box[k] = box[k + 1]
         k += 1
     box[k] = used
