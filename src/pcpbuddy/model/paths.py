@@ -89,14 +89,7 @@ class Paths(Upkeep):
         return order
 
     def free_prepared(
-        self,
-        pfn: int,
-        order: int,
-        locked: int = NOBODY,
-        *,
-        irq: bool = False,
-        nolock: bool = False,
-        batched: bool = False,
+        self, pfn: int, order: int, locked: int = NOBODY, irq: bool = False, nolock: bool = False, batched: bool = False
     ) -> int:
         """B-80, P-40 to P-45: one run, to where it belongs. locked: whose PCP lock is held before; returns it after."""
         if not self.layout.serves(order) or self.type_of(pfn) == names.ISOLATE:

@@ -76,18 +76,18 @@ class Refill(Remote):
 
     def _balance(self, cpu: int) -> Iterator[int]:
         """P-81: the 50 % rule says for each block anew whether C or M comes first."""
-        while True:
-            types = [names.CMA, names.MOVABLE] if self.prefer_cma() else [names.MOVABLE, names.CMA]
-            index = self._first_of(cpu, types)
-            if index is None:
-                return
+        while (index := self._first_of(cpu, *self._by_half(names.MOVABLE))) is not None:
             yield index
 
-    def _first_of(self, cpu: int, types: list[int]) -> int | None:
-        """The first linked block of the first type; if there is none, the first of the second."""
+    def _by_half(self, mt: int) -> tuple[int, int]:
+        """The type and C, the one that the 50 % rule prefers now first."""
+        return (names.CMA, mt) if self.prefer_cma() else (mt, names.CMA)
+
+    def _first_of(self, cpu: int, preferred: int, other: int) -> int | None:
+        """The first linked block of the preferred type, or if there is none of the other."""
         lists = self.pcps[cpu].owned
         if len(lists) > 1:
-            index = next(chain(lists[types[0]], lists[types[1]]), None)
+            index = next(chain(lists[preferred], lists[other]), None)
             self.count(walked_blocks=int(index is not None))
             return index
         found: dict[int, int] = {}
@@ -95,9 +95,9 @@ class Refill(Remote):
         for index in lists[0]:
             looked_at += 1
             found.setdefault(self.blocks[index].type, index)
-            if types[0] in found:
+            if preferred in found:
                 break
-        index = found.get(types[0], found.get(types[1]))
+        index = found.get(preferred, found.get(other))
         self.count(walked_blocks=looked_at, skipped_blocks=looked_at - int(index is not None))
         return index
 
@@ -144,7 +144,7 @@ class Refill(Remote):
         return count + names.PAGEBLOCK_PAGES <= limit and not self.flags & names.ZONE_BELOW_HIGH
 
     def _take_chunks(self, cpu: int, missing: int, order: int, mt: int, aflags: int) -> int:
-        """Phase 2, P-35: the largest chunks that are not too large; no stealing, no ownership, no mark."""
+        """Phase 2, P-35: the largest chunks that are not too large; no stealing, ownership by adoption only."""
         got = 0
         current = max(order, min(missing.bit_length() - 1, 8))
         while current >= order and got < missing:
@@ -173,10 +173,7 @@ class Refill(Remote):
 
     def _find_chunk(self, current: int, mt: int, aflags: int) -> int | None:
         """From the smallest sufficient order, type by type; the 50 % rule decides which is first (P-36)."""
-        types = [mt]
-        if self._cma_too(mt, aflags):
-            types = [names.CMA, mt] if self.prefer_cma() else [mt, names.CMA]
-        for chunk_type in types:
+        for chunk_type in self._by_half(mt) if self._cma_too(mt, aflags) else [mt]:
             for free_lists in self.free_area[current : self.policy.phase2_max + 1]:
                 if free_lists[chunk_type]:
                     return free_lists[chunk_type].head
