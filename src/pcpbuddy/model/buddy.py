@@ -7,7 +7,7 @@ The zone lock is held, unless a method says that it takes it.
 from collections.abc import Iterator
 
 from .. import names
-from .memory import NR_FREE_BLOCKS, PB, Chunk, pcp_capable
+from .memory import NR_FREE_BLOCKS, PB, Chunk
 from .ownership import Ownership
 
 
@@ -60,7 +60,7 @@ class Buddy(Ownership):
 
     def emit_zone_locked(self, pfn: int, order: int, mt: int) -> None:
         """17.3: percpu_refill is what order and list type allow, not what happens."""
-        self.emit("zone_locked", pfn, order, mt, int(pcp_capable(order) and mt < names.NR_PCP_TYPES))
+        self.emit("zone_locked", pfn, order, mt, int(self.layout.serves(order) and mt < names.NR_PCP_TYPES))
 
     def chunks_of(self, index: int) -> Iterator[tuple[int, int]]:
         """(pfn, order) of the free chunks that start in a block, ascending."""

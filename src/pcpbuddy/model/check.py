@@ -3,6 +3,7 @@ The invariants of rfc.md section 14 that one state can show, and the accounting 
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 from .. import names
 from .memory import NOBODY, NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, PB, Chunk, Entry, Memory
@@ -13,6 +14,7 @@ def runs(m: Memory) -> Iterator[tuple[int, int, str]]:
     yield from ((pfn, chunk.order, "ZONE") for pfn, chunk in m.chunks.items())
     yield from ((pfn, entry.order, f"PCP of CPU {entry.cpu}") for pfn, entry in m.entries.items())
     yield from ((pfn, order, "LLIST") for pfn, order in m.deferred)
+    yield from ((pfn, order, "REMOTE") for pfn, order in m.remote_runs())
     yield from ((pfn, allocation.order, "ALLOC") for pfn, allocation in m.allocated.items())
 
 
@@ -107,12 +109,22 @@ def _pcps(m: Memory) -> Iterator[str]:
                     yield f"I-8 pfn {pfn}: entry of order {order} on CPU {cpu} crosses a pageblock"
         if pcp.count != count:
             yield f"I-5 CPU {cpu}: count is {pcp.count}, on its lists are {count} pages"
-        if not pcp.online and (count or pcp.owned):
-            yield f"I-18 CPU {cpu}: off-line with {count} pages and {len(pcp.owned)} linked blocks"
+        owned = sum(map(len, pcp.owned))
+        if not pcp.online and (count or owned or pcp.remote or pcp.outboxes):
+            yield (
+                f"I-18 CPU {cpu}: off-line with {count} pages, {owned} linked blocks, {len(pcp.remote)} entries on its "
+                f"remote list and {len(pcp.outboxes)} outboxes"
+            )
+        sent = chain(pcp.remote, *(other.outboxes.get(cpu, []) for other in m.pcps))
+        pending = sum(1 << order for _, order in sent)
+        if pcp.pending != pending:
+            yield f"I-7 CPU {cpu}: {pcp.pending} pages are pending, on their way are {pending}"
         for pfn in pcp.marked:
             entry = m.entries.get(pfn)
             if entry is None or entry.cpu != cpu:
                 yield f"I-9 pfn {pfn}: marked on CPU {cpu}, but it is {entry}"
+            if m.policy.mark == "all" or m.policy.adopt == "on":
+                continue  # the lemma of P-11 needs marks that only whole blocks bring
             if holder.setdefault(m.block_index(pfn), cpu) != cpu:
                 yield f"I-10 pfn {pfn}: marked on CPU {cpu}, others of its block on CPU {holder[m.block_index(pfn)]}"
             if m.block(pfn).owner not in (NOBODY, cpu):
@@ -122,8 +134,10 @@ def _pcps(m: Memory) -> Iterator[str]:
 
 
 def _ownership(m: Memory) -> Iterator[str]:
-    owned = [(index, cpu) for cpu, pcp in enumerate(m.pcps) for index in pcp.owned]
+    owned = [(index, cpu) for cpu, pcp in enumerate(m.pcps) for index in chain(*pcp.owned)]
     for index, cpu in owned:
+        if index not in m.owned_list(cpu, index):
+            yield f"I-14 pfn {m.block_pfn(index)}: on a list of CPU {cpu} that is not for its type"
         if not m.blocks[index].linked or m.blocks[index].owner != cpu:
             yield f"I-14 pfn {m.block_pfn(index)}: {m.blocks[index]} is on the list of CPU {cpu}"
     for index, block in enumerate(m.blocks):

@@ -22,8 +22,10 @@ class Fallback(Buddy):
     def prefer_cma(self) -> bool:  # the 50 % rule of B-40
         return self.visible(NR_FREE_CMA) > self.visible(NR_FREE) // 2
 
-    def zone_take(self, order: int, mt: int, aflags: int, mode: int = NORMAL) -> tuple[int | None, int]:
-        """B-40: a run for a request of type mt, and the mode for the next take of the same bulk."""
+    def zone_take(
+        self, order: int, mt: int, aflags: int, mode: int = NORMAL, foreign: bool = True
+    ) -> tuple[int | None, int]:
+        """B-40: a run for type mt, and the mode for the next take of the same bulk. foreign: steps 4, 5."""
         pfn = None
         cma = bool(aflags & names.ALLOC_CMA)
         if cma and self.prefer_cma():
@@ -36,6 +38,8 @@ class Fallback(Buddy):
             pfn = self.smallest(order, names.CMA)
             if pfn is not None:
                 return pfn, FROM_CMA
+        if not foreign:
+            return None, mode
         if mode <= CLAIM:
             pfn = self._claim(order, mt, aflags)
             if pfn is not None:

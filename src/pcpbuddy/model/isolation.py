@@ -2,13 +2,15 @@
 Isolation of pageblocks (B-110, B-111; rfc.md P-86).
 """
 
+from itertools import chain
+
 from .. import names
 from .memory import PB, Allocation, Chunk
 from .paths import Paths
 
 
 class Isolation(Paths):
-    """Both operations are one zone-lock hold, taken here."""
+    """Both operations are one zone-lock hold, taken here. After an isolation the outboxes are handed over (P-46b)."""
 
     def isolate_block(self, index: int, cma: bool, check: bool) -> bool:
         """B-110: the block's free pages leave the free memory. False if it is isolated already or must not be."""
@@ -18,6 +20,7 @@ class Isolation(Paths):
         self.disown(index, "isolate")  # T7
         self._switch(index, 1)
         self.nr_isolate_pageblock += 1
+        self.flush_all()
         return True
 
     def unisolate_block(self, index: int) -> bool:
@@ -55,10 +58,11 @@ class Isolation(Paths):
         if self.blocks[index].type == names.CMA and not cma:
             return True
         start = self.block_pfn(index)
-        deferred = {page for pfn, order in self.deferred for page in range(pfn, pfn + (1 << order))}
+        freed = chain(self.deferred, self.remote_runs())
+        waiting = {page for pfn, order in freed for page in range(pfn, pfn + (1 << order))}
         for pfn in range(start, start + names.PAGEBLOCK_PAGES):
             found = self.run_at(pfn)
-            if found is None and pfn not in deferred:
+            if found is None and pfn not in waiting:
                 return True
             if found is not None and isinstance(found[1], Allocation) and not found[1].movable:
                 return True

@@ -7,6 +7,8 @@ that build on it, each adding one concern to the one before (see __init__.py).
 
 import dataclasses
 from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from .. import names
@@ -22,14 +24,14 @@ COUNTERS = (
     *("list_ops", "moves", "pages_moved", "zone_merges", "pcp_merges", "zone_splits", "pcp_splits"),
     *("refills", "phase0_pages", "phase1_pages", "phase2_pages", "phase3_pages"),
     *("frees_local", "frees_remote", "frees_direct", "frees_failed_trylock"),
+    *("remote_pushes", "remote_over_bound", "absorbs", "absorbed_pages"),
     *("cma_pages", "movable_pages", "movable_cma_pages"),
     *("walks", "walked_blocks", "skipped_blocks", "scanned_pfns"),
     *("merge_visited", "drained_entries", "drained_pages"),
 )
 
 
-def pcp_capable(order: int) -> bool:  # B-11, P-30
-    return order <= 3 or order == PB
+Run = tuple[int, int]  # first page and order of pages that are on their way
 
 
 def largest_aligned(pfn: int, end: int) -> int:
@@ -109,20 +111,28 @@ class Pcp:
     expire: int = 0
     stat_diff: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
     marked: set[int] = dataclasses.field(default_factory=set)
-    owned: PageList = dataclasses.field(default_factory=PageList)
+    owned: list[PageList] = dataclasses.field(default_factory=list)  # one, or one for each block type (P-15)
+    remote: list[Run] = dataclasses.field(default_factory=list)  # what others have pushed, in arrival order (P-46)
+    outboxes: OrderedDict[int, list[Run]] = dataclasses.field(default_factory=OrderedDict)  # P-46b; oldest use first
+    pending: int = 0  # pages on the remote list and in all outboxes for this CPU
 
 
 class Layout:
     """Which (order, type) is which PCP list: the kernel's 14 (B-10), or one for each (P-3)."""
 
-    def __init__(self, nr_lists: int) -> None:
-        self.nr_lists = nr_lists
-        self.shared = nr_lists == 14
+    def __init__(self, policy: Policy) -> None:
+        self.nr_lists = policy.pcp_lists
+        self.shared = self.nr_lists == 14
+        self.requests = range(PB + 1) if policy.pcp_orders == "all" else (0, 1, 2, 3, PB)
         # An index drain walks U and R of order 9 before M, as if they were still list 12 (null in rfc.md 15).
         self.walk = list(range(14)) if self.shared else [*range(27), 27, 29, 28]
 
+    def serves(self, order: int) -> bool:
+        """Whether requests and frees of that order go to a PCP (B-11, P-30)."""
+        return order in self.requests
+
     def has(self, order: int) -> bool:
-        return not self.shared or pcp_capable(order)
+        return not self.shared or self.serves(order)
 
     def index(self, order: int, mt: int) -> int:
         if self.shared and order > 3:
@@ -162,12 +172,15 @@ class Memory:
     stat: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
 
     def __post_init__(self) -> None:
-        self.layout = Layout(self.policy.pcp_lists)
+        self.layout = Layout(self.policy)
         self.free_area = [[PageList() for _ in range(names.NR_MIGRATETYPES)] for _ in range(names.NR_ORDERS)]
         self.chunks: dict[int, Chunk] = {}
         self.entries: dict[int, Entry] = {}
         self.allocated: dict[int, Allocation] = {}
-        self.deferred: list[tuple[int, int]] = []  # B-92; the last is popped first
+        self.deferred: list[Run] = []  # B-92; the last is popped first
+        self.rejects: list[Run] = []  # pages that this operation frees directly when it holds no PCP lock (P-46)
+        for pcp in self.pcps:
+            pcp.owned = [PageList() for _ in range(names.CMA + 1 if self.policy.owned_lists == "per_type" else 1)]
         self.populated = 0  # what check() compares with: pages that are not holes, blocks that are C
         self.cma_blocks: list[int] = []
         self.this_cpu = 0  # who is executing, and which of its trylocks fail
@@ -208,6 +221,16 @@ class Memory:
         """Whether a block lies wholly inside the zone."""
         pfn = self.block_pfn(index)
         return self.start_pfn <= pfn and pfn + names.PAGEBLOCK_PAGES <= self.end_pfn
+
+    def owned_list(self, cpu: int, index: int) -> PageList:
+        """Where an owned block is linked: by its type if there is a list for each (P-15)."""
+        lists = self.pcps[cpu].owned
+        return lists[self.blocks[index].type] if len(lists) > 1 else lists[0]
+
+    def remote_runs(self) -> Iterator[Run]:
+        """Everything freed that has not reached its PCP yet: REMOTE (P-5)."""
+        for pcp in self.pcps:
+            yield from chain(pcp.remote, *pcp.outboxes.values())
 
     def run_at(self, pfn: int) -> tuple[int, Chunk | Entry | Allocation] | None:
         """The chunk, PCP entry or allocation that a page belongs to, after its head."""

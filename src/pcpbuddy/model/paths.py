@@ -6,9 +6,9 @@ The paths of a request: allocation through the PCP or past it, and frees to wher
 from collections.abc import Sequence
 
 from .. import names
-from .drain import Drain
-from .memory import NOBODY, Allocation, largest_aligned, pcp_capable
+from .memory import NOBODY, Allocation, largest_aligned
 from .pcp import pcp_type
+from .upkeep import Upkeep
 from .watermark import ZONE_MOVABLE
 
 
@@ -17,15 +17,17 @@ def default_aflags(mt: int) -> int:
     return names.WMARK_LOW | (names.ALLOC_CMA if mt == names.MOVABLE else 0)
 
 
-class Paths(Drain):
+class Paths(Upkeep):
     """Allocations and frees. Their arguments are validated already."""
 
     def rmqueue(self, order: int, mt: int, aflags: int) -> int | None:
         """B-60. Without a page, the tuning of the PCP may have moved all the same."""
         pfn = None
-        if pcp_capable(order) and self.trylock():  # B-61
+        if self.layout.serves(order) and self.trylock():  # B-61
             self.pcps[self.this_cpu].free_count >>= 1
+            self.absorb(self.this_cpu)
             pfn = self._pcp_pop(order, mt, aflags)
+            self.free_rejects()
         if pfn is None:
             pfn = self.zone_alloc(order, mt, aflags)
         if aflags & names.ALLOC_KSWAPD:
@@ -38,10 +40,13 @@ class Paths(Drain):
         if pfn is not None:
             self.count(allocs_from_pcp=1)
             return pfn
-        entries = self.refill_size(self.pcps[self.this_cpu], order)
+        pcp = self.pcps[self.this_cpu]
+        step, before = self.high_step(pcp, order), pcp.count
+        entries = self.refill_size(pcp, order)
         if aflags & names.ALLOC_HIGHATOMIC:
             return None
         self.refill(self.this_cpu, entries, order, mt, aflags)
+        self.raise_high_by_pages(pcp, pcp.count - before, step)
         return self.pcp_take(self.this_cpu, order, mt)
 
     def bulk(self, nr_pages: int, mt: int, hz: int) -> list[int]:
@@ -50,10 +55,12 @@ class Paths(Drain):
         mark = self.wmark(names.WMARK_LOW) + nr_pages
         if nr_pages == 1 or not self.watermark_fast(0, mark, aflags, hz) or not self.trylock():
             return []
+        self.absorb(self.this_cpu)
         pfns: list[int] = []
         while len(pfns) < nr_pages and (pfn := self._pcp_pop(0, mt, aflags)) is not None:
             self._hand_out(pfn, 0, mt)
             pfns.append(pfn)
+        self.free_rejects()
         return pfns
 
     def _hand_out(self, pfn: int, order: int, mt: int) -> None:
@@ -81,20 +88,30 @@ class Paths(Drain):
         self.count(pages_freed=1 << order)
         return order
 
-    def free_prepared(self, pfn: int, order: int, *, irq: bool = False, nolock: bool = False) -> None:
-        """B-80, P-40 to P-45."""
-        if not pcp_capable(order) or self.type_of(pfn) == names.ISOLATE:
-            self.free_past_pcp(pfn, order, nolock=nolock)
-            return
+    def free_prepared(
+        self, pfn: int, order: int, locked: int = NOBODY, irq: bool = False, nolock: bool = False, batched: bool = False
+    ) -> int:
+        """B-80, P-40 to P-45: one run, to where it belongs. locked: whose PCP lock is held before; returns it after."""
+        if not self.layout.serves(order) or self.type_of(pfn) == names.ISOLATE:
+            return self.free_past_pcp(pfn, order, nolock=nolock)
         target = self._target(pfn)
-        if self._lock_target(target, pfn, atomic=irq or nolock):
-            self._commit(target, pfn, order, nolock)
-        else:
-            self.free_past_pcp(pfn, order, nolock=nolock)
+        pushes = self.policy.remote in ("llist", "handover") and not nolock
+        if pushes and target != self.this_cpu:
+            return self._hand_over(target, pfn, order, locked, batched)
+        if locked != target and not self._lock_target(target, atomic=irq or nolock):
+            if not pushes or self.turned_away(target, order):
+                return self._lock_missed(target, pfn, order, nolock)
+            self._accept(target, pfn, batched)
+            self.push_one(target, pfn, order)
+            return NOBODY
+        self._accept(target, pfn, batched)
+        return self._settle(target if self._commit(target, pfn, order, nolock) else NOBODY)
 
-    def free_past_pcp(self, pfn: int, order: int, *, nolock: bool = False, to_tail: bool = False) -> None:
+    def free_past_pcp(self, pfn: int, order: int, *, nolock: bool = False, to_tail: bool = False) -> int:
+        """B-90 as the end of a request to free. No PCP lock is held, before and after."""
         self.count(frees_direct=1)
         self.direct_free(pfn, order, nolock=nolock, to_tail=to_tail)
+        return NOBODY
 
     def _target(self, pfn: int) -> int:
         """P-40: the CPU whose PCP the page goes to. What nobody or an off-line CPU owns stays local."""
@@ -103,27 +120,61 @@ class Paths(Drain):
             return self.this_cpu
         return owner
 
-    def _lock_target(self, target: int, pfn: int, atomic: bool = False) -> bool:
+    def _lock_target(self, target: int, atomic: bool) -> bool:
         """P-41, P-42: try for the target's lock; with remote=block, task context waits for another CPU's."""
-        remote = target != self.this_cpu
-        if (remote and self.policy.remote == "block" and not atomic) or self.trylock():
-            return True
-        self.count(frees_failed_trylock=1)
-        if remote:
-            self.emit("remote_fail", pfn, target)
-        return False
+        waits = self.policy.remote == "block" and target != self.this_cpu and not atomic
+        return waits or self.trylock()
 
-    def _commit(self, target: int, pfn: int, order: int, nolock: bool = False) -> bool:
+    def _lock_missed(self, target: int, pfn: int, order: int, nolock: bool) -> int:
+        self.count(frees_failed_trylock=1)
+        if target != self.this_cpu:
+            self.emit("remote_fail", pfn, target)
+        return self.free_past_pcp(pfn, order, nolock=nolock)
+
+    def _accept(self, target: int, pfn: int, batched: bool) -> None:
+        """A free that reaches a PCP, or is on its way there."""
+        local = target == self.this_cpu
+        self.count(frees_local=int(local), frees_remote=int(not local))
+        if batched:
+            self.emit("free_batched", pfn)
+
+    def _settle(self, locked: int) -> int:
+        """The end of one free: its rejects need the PCP lock dropped (P-46)."""
+        if not self.rejects:
+            return locked
+        self.free_rejects()
+        return NOBODY
+
+    def _hand_over(self, target: int, pfn: int, order: int, locked: int, batched: bool) -> int:
+        """P-46, P-46b: a foreign run joins the outbox for its owner, or is pushed alone without any lock."""
+        gathers = self.policy.remote == "handover"
+        if gathers and locked != self.this_cpu:
+            locked = self.this_cpu if self.trylock() else NOBODY
+        if self.turned_away(target, order):
+            return self.free_past_pcp(pfn, order)
+        if not gathers or locked == NOBODY:
+            self._accept(target, pfn, batched)
+            self.push_one(target, pfn, order)
+            return locked
+        flushed = self.make_room(self.this_cpu, target)
+        if flushed is not None and not self.pcps[flushed].online:
+            self.free_rejects()
+            self.drain_zone(flushed)
+            return self._hand_over(target, pfn, order, NOBODY, batched)
+        self._accept(target, pfn, batched)
+        self.append(self.this_cpu, target, pfn, order)
+        return self._settle(self.this_cpu)
+
+    def _commit(self, target: int, pfn: int, order: int, nolock: bool) -> bool:
         """B-81 to B-84 on the target's PCP (P-45), which the executing CPU drains. Whether its lock is still held."""
         pcp = self.pcps[target]
         mt = pcp_type(self.type_of(pfn))
-        local = target == self.this_cpu
-        self.count(frees_local=int(local), frees_remote=int(not local))
         pcp.alloc_factor >>= 1
         # P-44: the owner is read again under the lock; in a sequence of operations it cannot have changed.
-        self.pcp_put(target, pfn, order, mt, mark=self.block(pfn).owner == target)
+        self.pcp_put_freed(target, pfn, order)
+        self.merge_up(target, pfn, order)
         free_high = self.free_high(pcp, order)
-        if nolock:
+        if nolock or (target != self.this_cpu and self.policy.drain_by == "owner"):
             return True
         limit = self.free_limit(pcp, free_high)
         if pcp.count < limit:
@@ -139,24 +190,15 @@ class Paths(Drain):
         folios = []
         for pfn in pfns:
             order = self.prepare(pfn)
-            if pcp_capable(order):
+            if self.layout.serves(order):
                 folios.append((pfn, order))
             else:
                 self.free_past_pcp(pfn, order)
+        if self.policy.batch_sort == "on":
+            folios.sort(key=lambda folio: (self.type_of(folio[0]) == names.ISOLATE, self._target(folio[0])))
         locked = NOBODY
         for pfn, order in folios:
-            isolated = self.type_of(pfn) == names.ISOLATE
-            target = self._target(pfn)
-            if isolated:
-                locked = NOBODY
-            elif locked != target:
-                locked = target if self._lock_target(target, pfn) else NOBODY
-            if locked == NOBODY:
-                self.free_past_pcp(pfn, order)
-                continue
-            self.emit("free_batched", pfn)
-            if not self._commit(target, pfn, order):
-                locked = NOBODY
+            locked = self.free_prepared(pfn, order, locked, batched=True)
 
     def free_range(self, pfn: int, end: int) -> None:
         """B-94: order-0 pages are prepared one by one, then freed in the largest aligned pieces."""

@@ -6,7 +6,7 @@ The lock of the PCP is held, and the zone is not touched.
 
 from .. import names
 from .fallback import Fallback
-from .memory import PB, Entry, Pcp
+from .memory import PB, Entry, PageList, Pcp
 from .sizing import clamp
 
 SCALE = names.PCP_BATCH_SCALE_MAX
@@ -25,8 +25,12 @@ class PcpLists(Fallback):
         pcp.lists[index].add(pfn, tail)
         pcp.count += 1 << order
         self.entries[pfn] = Entry(cpu, order, index)
-        if mark:
+        if mark or self.policy.mark == "all":
             pcp.marked.add(pfn)
+
+    def pcp_put_freed(self, cpu: int, pfn: int, order: int) -> None:
+        """B-81 step 1, P-44: a freed run joins the list of its block's type."""
+        self.pcp_put(cpu, pfn, order, pcp_type(self.type_of(pfn)), mark=self.block(pfn).owner == cpu)
 
     def pcp_del(self, pfn: int) -> tuple[Entry, bool]:
         """P-21. Returns the entry and whether it was marked; nothing outside a PCP is (I-9)."""
@@ -38,18 +42,29 @@ class PcpLists(Fallback):
         pcp.marked.discard(pfn)
         return entry, mark
 
+    def pcp_cut(self, pfn: int, order: int) -> None:
+        """P-22: an entry leaves the PCP; what exceeds ``order`` stays, as halves on lists of the same type."""
+        entry, mark = self.pcp_del(pfn)
+        _, mt = self.layout.key(entry.pindex)
+        for half in range(entry.order - 1, order - 1, -1):
+            self.pcp_put(entry.cpu, pfn + (1 << half), half, mt, mark)
+            self.count(pcp_splits=1)
+
     def pcp_take(self, cpu: int, order: int, mt: int) -> int | None:
         """P-22: from the smallest sufficient list, split here. Without local_split, of this order only (B-62)."""
         for current in range(order, PB + 1) if self.policy.local_split == "on" else [order]:
             entries = self.pcps[cpu].lists[self.layout.index(current, mt)]
             if entries:
-                pfn = entries.head
-                _, mark = self.pcp_del(pfn)
-                for half in range(current - 1, order - 1, -1):
-                    self.pcp_put(cpu, pfn + (1 << half), half, mt, mark)
-                    self.count(pcp_splits=1)
+                pfn = self._preferred(self.pcps[cpu], entries)
+                self.pcp_cut(pfn, order)
                 return pfn
         return None
+
+    def _preferred(self, pcp: Pcp, entries: PageList) -> int:
+        """P-23: the head, or the first entry that keeps no owned block from becoming whole."""
+        if self.policy.take_prefer == "unmarked":
+            return next((pfn for pfn in entries if pfn not in pcp.marked), entries.head)
+        return entries.head
 
     def merge_pass(self, cpu: int) -> None:
         """P-50: merge marked buddies bottom-up, if the policy says so. With 14 lists nothing is marked (P-3, P-4)."""
@@ -60,14 +75,22 @@ class PcpLists(Fallback):
                 for pfn in list(self.pcps[cpu].lists[self.layout.index(order, mt)]):
                     self._merge(cpu, pfn, order)
 
-    def _merge(self, cpu: int, pfn: int, order: int) -> None:
+    def merge_up(self, cpu: int, pfn: int, order: int) -> None:
+        """P-53, merge=free: a freed entry that is marked merges for as long as it finds its buddy."""
+        merged = pfn if self.policy.merge == "free" and pfn in self.pcps[cpu].marked else None
+        while merged is not None and order < PB:
+            merged = self._merge(cpu, merged, order)
+            order += 1
+
+    def _merge(self, cpu: int, pfn: int, order: int) -> int | None:
+        """An entry and its buddy become one, if both are marked entries of this PCP. Its first page."""
         buddy = pfn ^ (1 << order)
         first, second = self.entries.get(pfn), self.entries.get(buddy)
         if first is None or first.order != order:
-            return  # merged already
+            return None  # merged already
         self.count(merge_visited=1)
         if second is None or second[:2] != (cpu, order) or not {pfn, buddy} <= self.pcps[cpu].marked:
-            return
+            return None
         self.pcp_del(pfn)
         self.pcp_del(buddy)
         # P-51: the lists differ if the block was converted while one of the two was here already.
@@ -75,23 +98,41 @@ class PcpLists(Fallback):
         self.pcp_put(cpu, pfn & buddy, order + 1, mt, mark=True, tail=True)
         self.count(pcp_merges=1)
         self.emit("pmerge", pfn & buddy, order + 1)
+        return pfn & buddy
 
     # Tuning, which rfc.md leaves as it is (P-70)
+
+    def high_step(self, pcp: Pcp, order: int) -> int:
+        """B-64 step 2: by how much a refill raises high."""
+        return pcp.batch if order else pcp.batch << pcp.alloc_factor
+
+    def raise_high(self, pcp: Pcp, amount: int) -> None:
+        """B-64 step 3."""
+        if pcp.high_min != pcp.high_max and not self.flags & names.ZONE_BELOW_HIGH:
+            pcp.high = min(pcp.high + amount, pcp.high_max)
+
+    def raise_high_by_pages(self, pcp: Pcp, nr_pages: int, step: int) -> None:
+        """P-70, high_growth=pages: what a refill got counts, and B-64 has raised high by ``step`` already."""
+        if self.policy.high_growth == "pages" and pcp.high >= pcp.batch:
+            self.raise_high(pcp, max(0, nr_pages // pcp.batch * pcp.batch - step))
 
     def refill_size(self, pcp: Pcp, order: int) -> int:
         """B-64: entries of a refill. Moves high and alloc_factor even if no refill follows."""
         pcp.high = clamp(pcp.high, pcp.high_min, pcp.high_max)
         if pcp.high < pcp.batch:
             return 1
-        b = pcp.batch if order else pcp.batch << pcp.alloc_factor
-        if pcp.high_min != pcp.high_max and not self.flags & names.ZONE_BELOW_HIGH:
-            pcp.high = min(pcp.high + b, pcp.high_max)
+        b = self.high_step(pcp, order)
+        self.raise_high(pcp, b)
         if order == 0:
             most = max(pcp.high - pcp.count - pcp.batch, pcp.batch)
             if b <= most and pcp.alloc_factor < SCALE:
                 pcp.alloc_factor += 1
             b = min(b, most)
         return max(b >> order, 2) if b > 1 else b
+
+    def charge_free(self, pcp: Pcp, order: int) -> None:  # B-81 step 3
+        if pcp.free_count < pcp.batch << SCALE:
+            pcp.free_count += 1 << order
 
     def free_high(self, pcp: Pcp, order: int) -> bool:
         """B-81 steps 2 and 3, the entry being on its list: whether a run of high-order frees is under way."""
@@ -105,8 +146,7 @@ class PcpLists(Fallback):
             pcp.flags |= names.PCPF_PREV_FREE_HIGH_ORDER
         else:
             pcp.flags &= ~names.PCPF_PREV_FREE_HIGH_ORDER
-        if pcp.free_count < pcp.batch << SCALE:
-            pcp.free_count += 1 << order
+        self.charge_free(pcp, order)
         return free_high
 
     def free_limit(self, pcp: Pcp, free_high: bool) -> int:

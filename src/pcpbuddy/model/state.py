@@ -2,13 +2,15 @@
 A zone as a dictionary of plain values, and back: exact, and not verified (``check()`` does that).
 """
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from .. import names
 from ..config import Policy
 from ..errors import UsageError
-from .memory import Allocation, Block, Chunk, Entry, Layout, Memory, PageList, Pcp
+from .memory import Allocation, Block, Chunk, Entry, Layout, Memory, PageList, Pcp, Run
 
 State = dict[str, Any]
 
@@ -39,7 +41,10 @@ def to_state(m: Memory) -> State:
                 "stat_diff": list(pcp.stat_diff),
                 "lists": {m.layout.key(index): list(entries) for index, entries in enumerate(pcp.lists) if entries},
                 "marked": sorted(pcp.marked),
-                "owned": list(pcp.owned),
+                "owned": list(chain(*pcp.owned)),
+                "remote": list(pcp.remote),
+                "outboxes": [(target, list(runs)) for target, runs in pcp.outboxes.items()],
+                "pending": pcp.pending,
             }
             for pcp in m.pcps
         ],
@@ -48,15 +53,18 @@ def to_state(m: Memory) -> State:
 
 def fields(state: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     """What a Memory is made from; ``fill()`` adds where the pages are."""
-    layout = Layout(policy.pcp_lists)
-    if policy.gate == "never" and any(owner >= 0 for _, _, owner, _ in state["blocks"]):
+    if not policy.owns and any(owner >= 0 for _, _, owner, _ in state["blocks"]):
         raise UsageError(f"a state with owned blocks: policy {policy.name} (gate=never) owns none")
+    if policy.remote not in ("llist", "handover") and any(
+        pcp.get(name) for pcp in state["pcp"] for name in ("remote", "outboxes", "pending")
+    ):
+        raise UsageError(f"a state with pages on remote lists: policy {policy.name} (remote={policy.remote}) has none")
     return {
         "policy": policy,
         **{name: state[name] for name in _ZONE_VALUES},
         **{name: list(state[name]) for name in _ZONE_LISTS},
         "blocks": [Block(*block) for block in state["blocks"]],
-        "pcps": [_pcp(pcp, layout) for pcp in state["pcp"]],
+        "pcps": [_pcp(pcp, Layout(policy)) for pcp in state["pcp"]],
     }
 
 
@@ -71,8 +79,14 @@ def _pcp(state: Mapping[str, Any], layout: Layout) -> Pcp:
         stat_diff=list(state["stat_diff"]),
         lists=lists,
         marked=set(state["marked"]),
-        owned=PageList(dict.fromkeys(state["owned"])),
+        remote=_runs(state.get("remote", [])),
+        outboxes=OrderedDict((target, _runs(runs)) for target, runs in state.get("outboxes", [])),
+        pending=state.get("pending", 0),
     )
+
+
+def _runs(pairs: Iterable[tuple[int, int]]) -> list[Run]:
+    return [(pfn, order) for pfn, order in pairs]
 
 
 def fill(m: Memory, state: Mapping[str, Any]) -> None:
@@ -82,5 +96,9 @@ def fill(m: Memory, state: Mapping[str, Any]) -> None:
     for cpu, pcp in enumerate(m.pcps):
         for index, entries in enumerate(pcp.lists):
             m.entries |= dict.fromkeys(entries, Entry(cpu, m.layout.key(index)[0], index))
-    m.deferred = [(pfn, order) for pfn, order in reversed(state["deferred"])]
+            if m.policy.mark == "all":
+                pcp.marked.update(entries)
+        for index in state["pcp"][cpu]["owned"]:
+            m.owned_list(cpu, index).add(index, tail=True)
+    m.deferred = _runs(reversed(state["deferred"]))
     m.allocated = {pfn: Allocation(*allocation) for pfn, allocation in state["allocated"].items()}

@@ -252,7 +252,7 @@ class Zone(Isolation):
         elif n is None:
             self.drain_zone(cpu)
         else:
-            self.drain_pcp(cpu, n, 0, start)
+            self.drain_some(cpu, n, start)
 
     def tick(self, cpu: int = 0) -> None:
         """The vmstat tick of a CPU (B-101)."""
@@ -277,9 +277,10 @@ class Zone(Isolation):
             raise CpuOffline(f"CPU {cpu} is the last one on-line, it cannot go off-line")
         self.begin(others[0])
         self.pcps[cpu].online = 0  # first: from now on nothing is routed to it
+        self.flush_outboxes(cpu)
         self.drain_zone(cpu)
         self.fold_stat(cpu)
-        if self.policy.gate != "never":  # otherwise nobody owns blocks, and the baseline has no such scan
+        if self.policy.owns:  # otherwise nobody does, and the baseline has no such scan
             self.disown_all(cpu)
         self._resize()
 
@@ -378,6 +379,8 @@ class Zone(Isolation):
                 there = f"on CPU {run.cpu}'s PCP list, {part}" if isinstance(run, Entry) else f"{part}, an allocation"
         elif any(head <= pfn < head + (1 << order) for head, order in self.deferred):
             there = "freed already, on the zone's deferred stack"
+        elif any(head <= pfn < head + (1 << order) for head, order in self.remote_runs()):
+            there = "freed already, on its way to the PCP of the CPU that owns its block"
         raise BadFree(f"pfn {pfn} is not the head of an allocation: it is {there}")
 
 
