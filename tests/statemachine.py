@@ -255,7 +255,7 @@ class Twins:
         What the events say must be what the counters say.
         """
         before, self.counters[number] = self.counters[number], counters
-        pages = {"free": 0, "alloc": 0, "pcpu_drain": 0, "recover": 0, "chunk": 0}
+        pages = {"free": 0, "alloc": 0, "pcpu_drain": 0, "recover": 0, "chunk": 0, "absorb": 0}
         count = {"failed": 0, "pcpu_drain": 0, "claim": 0, "pmerge": 0, "remote_fail": 0, "free": 0}
         for kind, _, pfn, *rest in events:
             if kind in pages and pfn >= 0:
@@ -275,6 +275,7 @@ class Twins:
             ("phase0_pages", pages["recover"]),
             ("phase1_pages", count["claim"] << 9),
             ("phase2_pages", pages["chunk"]),
+            ("absorbed_pages", pages["absorb"]),
             ("pcp_merges", count["pmerge"]),
             ("frees_failed_trylock", max(count["remote_fail"], new["frees_failed_trylock"])),
         ):
@@ -389,6 +390,8 @@ def parts(state):
     for pcp in state["pcp"]:
         on_lists = sum(len(pfns) << order for (order, _), pfns in pcp["lists"].items())
         pages += on_lists
+        for _, runs in [(None, pcp["remote"]), *pcp["outboxes"]]:
+            pages += sum(1 << order for _, order in runs)
     return pages
 
 

@@ -96,8 +96,8 @@ def core_functions():
         name = first = None
         lines = path.read_text().splitlines()
         for number, line in enumerate([*lines, "end"]):
-            start = re.match(r"(?:    )?(?:cdef|def|@)\b.*?(?:(\w+)\(.*)?$", line)
-            if not line.startswith((" ", "#", ")")) and line or (start and start[1]):
+            start = re.match(r"(?:    )?(?:cdef|def)\b[^(=]*?(\w+)\(", line)
+            if start or line and not line.startswith((" ", "#", ")")):
                 if name:
                     functions.append((path.name, name, number - first))
                 name, first = (start[1] if start else None), number

@@ -61,7 +61,6 @@ cdef extern from *:
     #endif
     """
     const bint CHECKED "PCPBUDDY_CHECKED"   # meson -Dchecked=true: check() after every operation
-
 # -- Zone ----------------------------------------------------------------------------------------------------
 
 cdef class Zone:

@@ -61,12 +61,12 @@ cdef inline void recover(Zone *z, Op *op, uint32_t n) noexcept nogil:
     cdef bint rule = rule_says_cma(z, op)
     while i < end:
         word = word_of(z, i)
-        if (word & 7) == BUDDY and capped(z, op):
-            return
         z.counts[c].scanned_pfns += 1
         if (word & 7) != BUDDY:
             i += 1
             continue
+        if capped(z, op):
+            return
         k = word_order(word)
         remove(z, c, i, k, type)
         account(z, c, -(1 << k), type)

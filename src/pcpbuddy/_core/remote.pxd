@@ -77,11 +77,11 @@ cdef inline void absorb_page(Zone *z, Op *op, Pcp *p, idx i) noexcept nogil:
     if block_type(z, i) == ISOLATE or not pcp_order(z, o):
         add_reject(z, op, i)
         return
+    emit(z, E_ABSORB, op.cpu, i, o, 0)
+    z.counts[op.cpu].absorbed_pages += 1 << o
     put_freed(z, op.cpu, c, i, o, list_type(block_type(z, i)), mark_for(z, block_of(z, i), c))
     if p.free_count < p.batch << SCALE_MAX:
         p.free_count += 1 << o
-    z.counts[op.cpu].absorbed_pages += 1 << o
-    emit(z, E_ABSORB, op.cpu, i, o, 0)
 
 cdef inline void absorb(Zone *z, Op *op) noexcept nogil:
     """P-46: all that others pushed for op.target, in arrival order. No limit is looked at."""

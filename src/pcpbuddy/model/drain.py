@@ -21,9 +21,11 @@ class Drain(Refill):
         gaps: between holds the PCP lock is dropped and only tried for again. Whether it is still held.
         """
         pcp = self.pcps[cpu]
-        if min(amount, pcp.count) <= 0:
+        if amount <= 0:
             return True
         self.absorb(cpu)
+        if pcp.count == 0:
+            return True
         self.merge_pass(cpu)  # P-54: once, before the first hold
         while True:
             if self.policy.drain == "index":

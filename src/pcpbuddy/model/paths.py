@@ -25,7 +25,8 @@ class Paths(Upkeep):
         pfn = None
         if self.layout.serves(order) and self.trylock():  # B-61
             self.pcps[self.this_cpu].free_count >>= 1
-            self.absorb(self.this_cpu)
+            if not aflags & names.ALLOC_NOLOCK:  # a reject would have to wait
+                self.absorb(self.this_cpu)
             pfn = self._pcp_pop(order, mt, aflags)
             self.free_rejects()
         if pfn is None:

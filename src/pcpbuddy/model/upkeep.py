@@ -26,8 +26,7 @@ class Upkeep(Drain):
         self.merge_pass(cpu)
         while pcp.count:
             self.free_by_index(pcp, pcp.batch << SCALE, 0)
-            self.free_rejects()
-        self.free_rejects()  # of a PCP that stayed empty
+        self.free_rejects()
 
     def drain_all(self) -> None:  # B-100
         self.flush_all()
@@ -36,12 +35,11 @@ class Upkeep(Drain):
                 self.drain_zone(cpu)
 
     def flush_outboxes(self, cpu: int) -> None:
-        """P-46b: all that a CPU has gathered, for on-line CPUs or not."""
-        targets = list(self.pcps[cpu].outboxes)
-        for target in targets:
+        """P-46b: all that a CPU has gathered, for on-line CPUs or not; what one leaves behind before the next."""
+        for target in list(self.pcps[cpu].outboxes):
             self.flush(cpu, target)
-        self.free_rejects()
-        self.drain_dead(targets)
+            self.free_rejects()
+            self.drain_dead([target])
 
     def flush_all(self) -> None:
         for cpu, pcp in enumerate(self.pcps):
