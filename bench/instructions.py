@@ -20,6 +20,7 @@ __all__ = ["figures"]
 GOAL = 150.0
 FEW, MANY = 20_000, 220_000
 POLICIES = ("mainline", "fixed")
+LOOKING = ("llist", "handover", "fixed+merge=free", "fixed+mark=all")  # the short cuts have to look at a switch
 KINDS = {"spin": "real spin locks", "pair": "no locks", "steps": "spin locks, every step"}
 
 
@@ -31,7 +32,7 @@ def figures(folder: Path) -> Iterator[Figure]:
         print("instructions: valgrind is not installed, left out", file=sys.stderr)
         return
     for kind, words in KINDS.items():
-        for policy in POLICIES:
+        for policy in POLICIES + LOOKING if kind == "spin" else POLICIES:
             few, many = (_count(folder, policy, kind, n) for n in (FEW, MANY))
             value = Spread.of([(many - few) / (MANY - FEW)])
             goal = GOAL if kind == "spin" else None

@@ -15,7 +15,9 @@ cdef extern from *:
     #define pb_xchg(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
     #define pb_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
     #define pb_cas(p, old, v) \
-        __atomic_compare_exchange_n((p), (old), (v), 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)
+        __atomic_compare_exchange_n((p), (old), (v), 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
+    #define pb_load_seq(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #define pb_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #if defined(__x86_64__) || defined(__i386__)
     #define pb_relax() __builtin_ia32_pause()
     #else
@@ -30,6 +32,8 @@ cdef extern from *:
     void store16 "pb_store"(uint16_t *p, uint16_t v) noexcept nogil
     uint8_t load8 "pb_load"(uint8_t *p) noexcept nogil
     void store8 "pb_store"(uint8_t *p, uint8_t v) noexcept nogil
+    uint8_t load8_ordered "pb_load_seq"(uint8_t *p) noexcept nogil
+    void fence "pb_fence"() noexcept nogil
     int64_t load64 "pb_load"(int64_t *p) noexcept nogil
     int64_t add64 "pb_add"(int64_t *p, int64_t v) noexcept nogil
     int32_t loadi32 "pb_load"(int32_t *p) noexcept nogil

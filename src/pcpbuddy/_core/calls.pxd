@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from .atomic cimport fence, store8
 from .buddy cimport visible
 from .driver cimport begin
 from .events cimport E_FREE, emit
@@ -135,7 +136,8 @@ cdef inline void offline_cpu(Zone *z, int cpu) noexcept nogil:
     """B-105, P-85: no new routing, drain, fold, disown; then the limits for one CPU less."""
     cdef Op op
     cdef int by
-    z.pcp[cpu].online = False
+    store8(&z.pcp[cpu].online, False)
+    fence()                                # see remote.alive
     by = lowest_online(z)
     flush_outboxes(z, cpu, by)
     drain_pcp(z, cpu, by, 0, OP_ALL, 0)

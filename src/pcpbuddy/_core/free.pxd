@@ -16,7 +16,7 @@ from .page cimport (
 )
 from .pcp cimport commit, list_type, mark_for, pcp_order
 from .pcpblock cimport merge_pass
-from .remote cimport absorb, announce, append, find_outbox, flush_outbox, push, slots, withdraw
+from .remote cimport absorb, alive, announce, append, find_outbox, flush_outbox, push, slots, withdraw
 from .watermark cimport high_watermark_ok
 
 cdef enum:
@@ -114,7 +114,7 @@ cdef inline bint push_next(Zone *z, Op *op) noexcept nogil:
         return False
     count_freed(z, op, i)
     push(z, op.cpu, op.to, i)
-    if not z.pcp[op.to].online:            # else nobody would ever look at it
+    if not alive(z, op.to):
         op.dead = op.to + 1
     return True
 

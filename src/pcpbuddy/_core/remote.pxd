@@ -6,7 +6,7 @@
 
 from libc.stdint cimport int32_t, uint32_t
 
-from .atomic cimport addi32, cas32, exchange32, load32, loadi32
+from .atomic cimport addi32, cas32, exchange32, load32, load8_ordered, loadi32
 from .events cimport E_ABSORB, E_REMOTE_PUSH, emit, emit_other
 from .op cimport Op, add_reject
 from .page cimport (
@@ -43,6 +43,15 @@ cdef inline void push_chain(Zone *z, int cpu, int target, idx newest, idx oldest
         if cas32(&z.remote[target].head, &head, newest):
             break
     z.counts[cpu].remote_pushes += 1
+
+cdef inline bint alive(Zone *z, int target) noexcept nogil:
+    """
+    P-46: is the CPU that was pushed to still on-line? Else nobody would ever look at its list.
+
+    Push, then look; the off-lining clears the flag, then looks at the list (calls.offline_cpu). Both in one total
+    order, so one of the two sees the other.
+    """
+    return load8_ordered(&z.pcp[target].online)
 
 cdef inline void make_remote(Zone *z, idx i) noexcept nogil:
     set_word(z, i, REMOTE | word_order(word_of(z, i)) << ORDER_SHIFT)
@@ -160,7 +169,7 @@ cdef inline void flush_outbox(Zone *z, Op *op, int owner, int k) noexcept nogil:
         return
     emit_pushes(z, op.cpu, box.target, box.newest)
     push_chain(z, op.cpu, box.target, box.newest, box.oldest)
-    if not z.pcp[box.target].online:
+    if not alive(z, box.target):
         op.dead = box.target + 1
 
 cdef inline int find_outbox(Zone *z, int cpu, int target) noexcept nogil:

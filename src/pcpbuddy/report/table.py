@@ -64,6 +64,10 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("frees.local", "own PCP", COUNT),
             ("frees.remote", "PCP of another CPU", COUNT),
+            ("remote.pushes", "  pushes on remote lists", COUNT),
+            ("remote.over_bound", "  turned away at the bound", COUNT),
+            ("remote.absorbs", "  remote lists absorbed", COUNT),
+            ("remote.absorbed_pages", "    pages", COUNT),
             ("frees.direct", "zone", COUNT),
             ("frees.failed_trylock", "  after a failed trylock", COUNT),
             ("frees.unknown", "page unknown, skipped", COUNT),
