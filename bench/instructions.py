@@ -35,7 +35,7 @@ def figures(folder: Path) -> Iterator[Figure]:
         for policy in POLICIES + LOOKING if kind == "spin" else POLICIES:
             few, many = (_count(folder, policy, kind, n) for n in (FEW, MANY))
             value = Spread.of([(many - few) / (MANY - FEW)])
-            goal = GOAL if kind == "spin" else None
+            goal = GOAL if kind == "spin" and policy in POLICIES else None
             yield Figure(group="hot pair", name=f"{words}, {policy}", unit="instructions", value=value, goal=goal)
 
 

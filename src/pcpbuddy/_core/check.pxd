@@ -14,6 +14,14 @@ from .page cimport (
 )
 from .remote cimport slots
 
+cdef extern from *:
+    """
+    #ifndef PCPBUDDY_CHECKED
+    #define PCPBUDDY_CHECKED 0
+    #endif
+    """
+    const bint CHECKED "PCPBUDDY_CHECKED"   # meson -Dchecked=true: check() after every operation
+
 cdef struct Fault:
     int rule                   # I-n; 0: none
     idx page

@@ -15,23 +15,26 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
 
-from .alloc cimport not_served
+from .alloc cimport alloc_step, bulk_alloc_step, not_served
 from .buddy cimport visible, zone_link
 from .calls cimport (
     bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
     offline_cpu, online_cpu, split_page, tick,
 )
-from .check cimport Fault, check as check_state
+from .check cimport CHECKED, Fault, check as check_state
+from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport (
     NO_LOCKS, PLAIN, SPIN, alloc as alloc_locked, alloc_by_policy as alloc_page, begin, free_by_policy, free_page,
+    perform,
 )
 from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
+from .free cimport free_step
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
 from .node cimport NodeRef, gfp_type, gfp_valid, node_alloc, node_bulk, node_zone_of
 from .op cimport (
-    A_START, A_ZONE, DONE, D_START, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH, OP_IRQ, OP_NOLOCK,
-    OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
+    A_START, A_ZONE, B_START, DONE, D_START, ELSEWHERE, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
+    OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, X_START, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
 )
 from .ownership cimport own_link_after
 from .page cimport (
@@ -48,19 +51,14 @@ from .sizing cimport (
     default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold,
     zone_watermarks,
 )
-from .step cimport run_spinning, run_unlocked, step
 from .watermark cimport watermark_ok
 
 # Python names MAP_NORESERVE only from 3.13 on; the number is the same on all of Linux but Alpha, MIPS and SPARC.
 MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
-cdef extern from *:
-    """
-    #ifndef PCPBUDDY_CHECKED
-    #define PCPBUDDY_CHECKED 0
-    #endif
-    """
-    const bint CHECKED "PCPBUDDY_CHECKED"   # meson -Dchecked=true: check() after every operation
+include "step.pxi"
+
+
 # -- Zone ----------------------------------------------------------------------------------------------------
 
 cdef class Zone:

@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 
 from .alloc cimport hand_out
 from .atomic cimport exchange32, likely, load16, load32, load8, relax, release32, unlikely
-from .free cimport drain_begin, prepare, route
+from .free cimport ask_drain, prepare, route
 from .op cimport (
     A_START, A_TRIED, F_NEXT, F_PREPARE, F_TRIED, LOCK_PCP, LOCK_ZONE, OP_PREPARED, TRY_PCP, TRY_ZONE, UNLOCK_PCP,
     UNLOCK_ZONE, Op,
@@ -211,10 +211,9 @@ cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int driver)
         op.to = <unsigned short>target
         op.at = F_NEXT if n == GONE else F_TRIED
         if n > 0:
-            op.n = n
             op.k = 1
             op.held = True
-            drain_begin(z, &op, o, list_type(load8(&b.eff)))
+            ask_drain(z, &op, n, o, list_type(load8(&b.eff)))
     z.run(z, &op)
 
 cdef inline idx alloc_by_policy(Zone *z, int cpu, int o, int T, int aflags) noexcept nogil:

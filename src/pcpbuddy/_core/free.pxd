@@ -6,7 +6,7 @@ from .direct cimport defer, direct_free
 from .drain cimport drain_hold, drain_start
 from .events cimport E_FREE, E_FREE_BATCHED, E_REMOTE_FAIL, emit, emit_other
 from .op cimport (
-    DONE, F_DIRECT, F_DIRECTING, F_DRAIN, F_DRAINED, F_DRAINING, F_GAP, F_NEXT, F_PICK, F_PREPARE, F_PREPARING,
+    DONE, F_ASKED, F_DIRECT, F_DIRECTING, F_DRAIN, F_DRAINED, F_DRAINING, F_GAP, F_NEXT, F_PICK, F_PREPARE, F_PREPARING,
     F_RELOCKED, F_TRIED, GROUP, LOCK_PCP, LOCK_ZONE, OP_BATCH, OP_IRQ, OP_NOLOCK, OP_PREPARED, TRY_PCP,
     TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Op, settle_then, unsettled,
 )
@@ -82,10 +82,15 @@ cdef inline void count_freed(Zone *z, Op *op, idx i) noexcept nogil:
     op.k += 1
     op.at = F_NEXT
 
-cdef inline void drain_begin(Zone *z, Op *op, int o, int T) noexcept nogil:
-    """A commit asked for op.n pages: what others pushed joins in, and one merge pass before the first hold (P-54)."""
-    op.at = F_DRAIN
+cdef inline void ask_drain(Zone *z, Op *op, int n, int o, int T) noexcept nogil:
+    """A commit of an entry of order o and type T asks for n pages."""
+    op.at = F_ASKED
+    op.n = n
     op.start = drain_start(z, o, T)
+
+cdef inline void drain_begin(Zone *z, Op *op) noexcept nogil:
+    """What others pushed joins in, and one merge pass before the first hold (P-54)."""
+    op.at = F_DRAIN
     absorb(z, op)
     if z.s.policy.merge == MERGE_DRAIN:
         merge_pass(z, op.cpu, op.target)
@@ -98,13 +103,14 @@ cdef inline void commit_next(Zone *z, Op *op) noexcept nogil:
     cdef idx i = op.pages[op.k]
     cdef int o = word_order(word_of(z, i))
     cdef int T = list_type(block_type(z, i))
+    cdef int n
     count_freed(z, op, i)
-    op.n = commit(
+    n = commit(
         z, &z.pcp[op.target], op.cpu, op.target, i, o, T, mark_for(z, block_of(z, i), op.target), limit_later(z, op),
         False,
     )
-    if op.n:
-        drain_begin(z, op, o, T)
+    if n:
+        ask_drain(z, op, n, o, T)
 
 cdef inline bint push_next(Zone *z, Op *op) noexcept nogil:
     """P-46: the next page onto op.to's remote list, without any lock. False: over its bound."""
@@ -277,6 +283,8 @@ cdef inline int free_step(Zone *z, Op *op) noexcept nogil:
             return lock_target(z, op)
         elif op.at == F_TRIED:
             action = locked_or_not(z, op)
+        elif op.at == F_ASKED:
+            drain_begin(z, op)
         elif op.at == F_DRAIN:
             op.at = F_DRAINING
             return LOCK_ZONE

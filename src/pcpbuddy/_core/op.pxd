@@ -55,6 +55,7 @@ cdef enum:  # states
     F_DIRECTING = 34           # zone lock taken or tried
     F_PREPARE = 35             # first pass over a group
     F_PREPARING = 36           # zone lock taken for a page that no PCP serves
+    F_ASKED = 37               # PCP lock held, a commit asked for a drain of op.n pages from op.start on
 
     D_START = 40
     D_LOCKED = 41              # PCP lock taken
