@@ -97,7 +97,7 @@ def core_functions():
         lines = path.read_text().splitlines()
         for number, line in enumerate([*lines, "end"]):
             start = re.match(r"(?:    )?(?:cdef|def)\b[^(=]*?(\w+)\(", line)
-            if start or line and not line.startswith((" ", "#", ")")):
+            if start or (line and not line.startswith((" ", "#", ")"))):
                 if name:
                     functions.append((path.name, name, number - first))
                 name, first = (start[1] if start else None), number

@@ -20,7 +20,8 @@ def watermarks(int64_t managed, int64_t lowmem_pages, int64_t kbytes):
     return mark[0], mark[1], mark[2], mark[3]
 
 cdef check_sizes(
-    int64_t pages, int64_t start_pfn, int64_t cma_pages, batch, high_min, high_max, watermark, int zone_index, stat_threshold
+    int64_t pages, int64_t start_pfn, int64_t cma_pages, batch, high_min, high_max, watermark, int zone_index,
+    stat_threshold,
 ):
     """What a fresh zone is asked to be: ConfigError for what it cannot be."""
     if pages < 1 or start_pfn < 0 or start_pfn + pages > 1 << 31:

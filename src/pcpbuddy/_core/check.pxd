@@ -251,8 +251,9 @@ cdef inline bint check_blocks(Zone *z, Fault *f) noexcept nogil:
             at = owned_head(z, c, T)
             n = z.block[at].own_next
             while n != at and listed <= linked:
-                if z.block[n].owner != c + 1 or not z.block[n].flags & LINKED or at != owned_head(z, c, z.block[n].type):
-                    return fail(f, 14, block_page(z, n), z.block[n].owner - 1, c)
+                b = &z.block[n]
+                if b.owner != c + 1 or not b.flags & LINKED or at != owned_head(z, c, b.type):
+                    return fail(f, 14, block_page(z, n), b.owner - 1, c)
                 listed += 1
                 n = z.block[n].own_next
     if listed != linked:

@@ -199,7 +199,7 @@ cdef inline void not_locked(Zone *z, Op *op) noexcept nogil:
     if lock_free(z, op) and push_next(z, op):
         return
     op.at = F_DIRECT
-    if op.to != op.target:                 # the own lock was for an outbox only: it is the bound that keeps the page off
+    if op.to != op.target:                 # the own lock was for an outbox only: the bound keeps the page off
         return
     z.counts[op.cpu].frees_failed_trylock += 1
     if op.to != op.cpu:

@@ -13,7 +13,7 @@ cdef inline uint64_t align(uint64_t n, uint64_t to) noexcept nogil:
     return (n + to - 1) // to * to
 
 cdef inline void measure(ZoneState *s, int64_t start_pfn, int64_t spanned, int cpus) noexcept nogil:
-    """Sizes and offsets of all parts, for the policy that is there. The last chunk of the largest order is whole, if only of holes."""
+    """Sizes and offsets of all parts, for s.policy. The last chunk of the largest order is whole, if only of holes."""
     s.start_pfn = start_pfn
     s.spanned = spanned
     s.cpus = cpus

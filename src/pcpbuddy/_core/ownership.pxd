@@ -50,7 +50,7 @@ cdef inline void disown(Zone *z, uint32_t n, int reason) noexcept nogil:
     store16(&b.owner, 0)
 
 cdef inline void retype(Zone *z, idx i, int T) noexcept nogil:
-    """The type of one block changes while it is not a whole free chunk: T6, unless the policy keeps the owner (P-12)."""
+    """The type of one block changes while it is not a whole free chunk: T6, unless owners are kept (P-12)."""
     cdef uint32_t n = block_number(z, i)
     cdef Block *b = &z.block[n]
     cdef bint relink

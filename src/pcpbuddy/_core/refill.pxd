@@ -251,7 +251,7 @@ cdef inline void phase3(Zone *z, Op *op) noexcept nogil:
         obtained(z, op, 3, i, op.order, 0, rule)
 
 cdef inline bint to_try(Zone *z, Op *op) noexcept nogil:
-    """Has phase op.phase something to try? A disabled PCP (high < batch) has phase 3 only. The zone lock is not needed."""
+    """Has op.phase something to try? A disabled PCP (high < batch) has phase 3 only. Needs no zone lock."""
     cdef Pcp *p = &z.pcp[op.cpu]
     if op.phase == 3:
         return z.s.policy.phase3 == PHASE3_REST or op.gained == 0

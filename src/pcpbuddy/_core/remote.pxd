@@ -189,7 +189,7 @@ cdef inline void use_outbox(Zone *z, int cpu, int k) noexcept nogil:
     box[k] = used
 
 cdef inline void append(Zone *z, Op *op, idx i) noexcept nogil:
-    """The page, which is announced already, into the outbox for op.to; there is one or a free place. Full: handed over."""
+    """A page that is announced already, into the outbox for op.to: there is one, or a place. Full: handed over."""
     cdef int k = find_outbox(z, op.cpu, op.to)
     cdef Outbox *box = &outboxes(z, op.cpu)[k]
     make_remote(z, i)
