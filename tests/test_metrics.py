@@ -21,6 +21,7 @@ NAMES = {
     *("zone_lock.holds_per_1000_allocs", "zone_lock.merges", "zone_lock.splits", "pcp.merges", "pcp.splits"),
     *("refill.count", *(f"refill.phase{phase}_pages" for phase in range(4))),
     *("frees.local", "frees.remote", "frees.direct", "frees.failed_trylock", "frees.unknown", "frees.double"),
+    *("remote.pushes", "remote.over_bound", "remote.absorbs", "remote.absorbed_pages"),
     *("cma.alloc_share", "cma.movable_share"),
     *(
         f"cma.by_phase.{phase}.rule_{rule}.{pages}_pages"

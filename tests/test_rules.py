@@ -66,3 +66,11 @@ def test_unmarked_entries_do_not_merge(make):
     zone.drain(cpu=0)
     assert log(zone, "pmerge", "pcpu_drain") == ["pd(0,0,M)", "pd(1,0,M)"]
     assert free_lists(zone) == lists("F1: 0")
+
+
+def test_a_commit_that_asks_for_no_page_still_looks_at_the_watermark(make):
+    # B-82 step 6, B-84: at high 1, batch 1 the limit is reached and the amount is 0; BELOW_HIGH is cleared even so.
+    state = put(blank(4, batch=1, high=(0, 1), now=1, flags=4, watermark=(0, 0, 0, 0)), (1024, 10))
+    zone = make(held(state, 0), policy="mainline")
+    zone.free(0)
+    assert (zone.state()["flags"], tuned(zone, "count")) == (0, (1,))

@@ -34,7 +34,7 @@ from states import (
     zone_holds,
 )
 
-from pcpbuddy import config, names
+from pcpbuddy import _core, config, names
 from pcpbuddy.errors import OutOfPages, UsageError
 
 AUTO, FIXED_252 = (1000, 4096), (252, 252)
@@ -1196,6 +1196,42 @@ def test_y62_chunk_only_never_claims(make):
     assert pcp_lists(zone) == lists("P0: 1..62")
     assert free_lists(zone) == lists(X5_ZONE)
     assert owners(zone) == [-1, -1, -1, -1]
+
+
+def test_y64_merged_entries_go_to_the_tail(make):
+    """
+    P-51 with merge=free: the later pair is drained first, so it lies behind the earlier one.
+    """
+    zone = fresh(make, merge="free")
+    assert [zone.alloc(0, M) for _ in range(1024)] == list(range(1024))
+    assert pcp_lists(zone) == {}
+    for pfn in (4, 5, 8):
+        zone.free(pfn)
+    assert pcp_lists(zone) == lists("P0: 8*, P1: 4*")
+    zone.free(9)
+    assert pcp_lists(zone) == lists("P1: 4* 8*")
+
+
+@pytest.mark.parametrize("drain", ["largest_fit", "index", "smallest"])
+def test_y65_a_dead_list_is_drained_from_its_start(make, drain):
+    """
+    B-100, P-61: a full drain begins with U, whoever does it and whatever it did before.
+    """
+    zone = fresh(make, "handover", drain=drain)
+    pfns = [zone.alloc(0, M), zone.alloc(0, U)]
+    for pfn in pfns:
+        zone.free(pfn, cpu=1)
+    zone.offline(0)
+    log(zone)
+    zone.tick(1)
+    assert log(zone, "pcpu_drain") == [f"pd({pfns[1]},0,U)", f"pd({pfns[0]},0,M)"]
+    assert zone.state()["pcp"][0]["pending"] == 0
+
+
+def test_a_snapshot_of_another_policy_is_refused():
+    one, other = (_core.Zone(2048, policy=policy) for policy in ("fixed", "mainline"))
+    with pytest.raises(UsageError, match="another policy: this one has mainline"):
+        other.restore(one.snapshot())
 
 
 @pytest.mark.parametrize("policy", ["fixed", "merge-only", "mainline"])

@@ -109,3 +109,13 @@ cdef list need_batch(Zone zone, pfns):
     for pfn in pfns:
         need_allocation(zone, pfn, -1)
     return pfns
+
+cdef need_same_zone(Zone zone, bytes head):
+    """A snapshot's first bytes are of a zone like this one: same place, CPUs and policy."""
+    cdef ZoneState *s = <ZoneState *><const char *>head
+    cdef ZoneState *own = zone.z.s
+    if s.start_pfn != own.start_pfn or s.spanned != own.spanned or s.cpus != own.cpus:
+        raise UsageError(f"a snapshot of a zone of {s.spanned} pages at pfn {s.start_pfn} with {s.cpus} CPUs: "
+                         f"this one has {own.spanned} at {own.start_pfn} with {own.cpus}")
+    if memcmp(&s.policy, &own.policy, sizeof(Policy)):
+        raise UsageError(f"a snapshot of a zone under another policy: this one has {zone.policy.name}")

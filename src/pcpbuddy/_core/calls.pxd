@@ -84,7 +84,7 @@ cdef inline void flush_outboxes(Zone *z, int owner, int cpu) noexcept nogil:
     if slots(z) == 0:
         return
     begin(&op, X_START, False, cpu)
-    op.start = owner
+    op.owner = <unsigned short>owner
     z.run(z, &op)
 
 cdef inline void flush_all_outboxes(Zone *z, int cpu) noexcept nogil:

@@ -14,6 +14,7 @@ from ..names import DISOWN_REASONS, EVENT_NAMES, MAX_CPUS, MIGRATETYPE_NAMES
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
+from libc.string cimport memcmp
 
 from .alloc cimport alloc_step, bulk_alloc_step, not_served
 from .buddy cimport visible, zone_link
@@ -458,6 +459,7 @@ cdef class Zone:
     def restore(self, snapshot):
         if len(snapshot) != self.z.s.size:
             raise UsageError(f"a snapshot of {len(snapshot)} bytes: this zone has {self.z.s.size}, so it is another's")
+        need_same_zone(self, bytes(snapshot[:sizeof(ZoneState)]))
         self.memory[:len(snapshot)] = snapshot
 
     @classmethod

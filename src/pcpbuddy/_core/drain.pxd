@@ -69,6 +69,7 @@ cdef inline int drain_held(Zone *z, Op *op) noexcept nogil:
 cdef inline void drain_round(Op *op, int target) noexcept nogil:
     """B-100 of target from its start."""
     op.target = <unsigned short>target
+    op.start = 0
     op.flags = (op.flags & ~OP_AGAIN) | OP_ALL
     op.at = D_START
 
@@ -120,7 +121,7 @@ cdef inline int drain_step(Zone *z, Op *op) noexcept nogil:
 
 cdef inline int flush_step(Zone *z, Op *op) noexcept nogil:
     """One by one, the least recently used first; what one leaves behind is settled before the next."""
-    cdef int owner = op.start
+    cdef int owner = op.owner
     if op.at == X_START:
         if not nr_outboxes(z, owner):
             return DONE

@@ -85,6 +85,7 @@ cdef inline void begin(Op *op, int at, int got, int cpu) noexcept nogil:
     op.cpu = <unsigned short>cpu
     op.target = <unsigned short>cpu
     op.to = <unsigned short>cpu
+    op.owner = 0
     op.then = 0
     op.dead = 0
     op.reject = 0

@@ -1,7 +1,7 @@
 # Frees: to the owner of the page's block, to the own PCP, or past the PCPs (B-80 to B-82,
 # B-90 to B-92, P-40 to P-47). Step functions: see op.pxd.
 
-from .atomic cimport load16, unlikely
+from .atomic cimport load16
 from .direct cimport defer, direct_free
 from .drain cimport drain_hold, drain_start
 from .events cimport E_FREE, E_FREE_BATCHED, E_REMOTE_FAIL, emit, emit_other
@@ -11,13 +11,13 @@ from .op cimport (
     TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Op, settle_then, unsettled,
 )
 from .page cimport (
-    BELOW_HIGH, DRAIN_BY_OWNER, ISOLATE, MERGE_DRAIN, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL,
+    DRAIN_BY_OWNER, ISOLATE, MERGE_DRAIN, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL,
     Zone, block_of, block_type, idx, word_of, word_order,
 )
 from .pcp cimport commit, list_type, mark_for, pcp_order
 from .pcpblock cimport merge_pass
 from .remote cimport absorb, alive, announce, append, find_outbox, flush_outbox, push, slots, withdraw
-from .watermark cimport high_watermark_ok
+from .watermark cimport leave_below_high
 
 cdef enum:
     GO_ON = -1                 # no lock action: op.at says what is next
@@ -232,8 +232,7 @@ cdef inline int free_prepare(Zone *z, Op *op) noexcept nogil:
 
 cdef inline int after_drain(Zone *z, Op *op) noexcept nogil:
     """B-82 step 6: the drain that a commit asked for is over."""
-    if unlikely(z.s.flags & BELOW_HIGH) and high_watermark_ok(z):
-        z.s.flags &= ~BELOW_HIGH
+    leave_below_high(z)
     op.at = F_NEXT
     return GO_ON
 
@@ -251,7 +250,7 @@ cdef inline int locked_or_not(Zone *z, Op *op) noexcept nogil:
         not_locked(z, op)
         return GO_ON
     op.held = True
-    if not z.pcp[op.target].online:            # P-44: went off-line before we had its lock
+    if op.target != op.cpu and not z.pcp[op.target].online:    # P-44: went off-line before we had its lock
         return release(op)
     return deal(z, op)
 

@@ -105,6 +105,7 @@ cdef struct Op:
     uint16_t to                # F: whose page it will be; with outboxes not always target's
     uint8_t then               # D: the state to go on in; 0: none, the end
     uint8_t phase              # A, B: of the refill
+    uint16_t owner             # X: whose outboxes
     uint32_t aflags
     idx page                   # A: the page, or 0. F, Z: the page
     int n                      # D, F: pages still to drain

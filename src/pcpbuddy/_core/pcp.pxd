@@ -13,6 +13,7 @@ from .page cimport (
     RECLAIM_ACTIVE, SCALE_MAX, TYPE_SHIFT, UNMOVABLE, Block, Pcp, Zone, block_type, cpu_head, idx, list_add,
     list_del, set_word, word_of, word_type,
 )
+from .watermark cimport leave_below_high
 
 
 cdef inline bint pcp_order(Zone *z, int o) noexcept nogil:
@@ -191,6 +192,7 @@ cdef inline int commit(
     """
     cdef bint free_high = False
     cdef int limit
+    cdef int n
     p.alloc_factor >>= 1
     if plain:
         pcp_put(z, c, i, o, T, mark, False)
@@ -215,7 +217,10 @@ cdef inline int commit(
     limit = free_limit(z, p, free_high)
     if p.count < limit:
         return 0
-    return free_amount(p, limit, free_high)
+    n = free_amount(p, limit, free_high)
+    if n == 0:
+        leave_below_high(z)
+    return n
 
 
 # -- draining under one zone-lock hold --------------------------------------------------------------

@@ -25,10 +25,11 @@ cdef inline int32_t bound(Zone *z, int target) noexcept nogil:
     return loadi32(&z.pcp[target].high_max)
 
 cdef inline bint announce(Zone *z, int cpu, int target, int pages) noexcept nogil:
-    """Pages more for target, if the bound allows. Added first: of two at once, one may be refused, none slips by."""
-    if addi32(&z.remote[target].pending, pages) <= bound(z, target) - pages:
-        return True
-    withdraw(z, target, pages)
+    """Pages more for target, if the bound allows; `pending` never passes it, for a flush looks at it too."""
+    cdef uint32_t pending = load32(<uint32_t *>&z.remote[target].pending)
+    while <int32_t>pending <= bound(z, target) - pages:
+        if cas32(<uint32_t *>&z.remote[target].pending, &pending, pending + pages):
+            return True
     z.counts[cpu].remote_over_bound += 1
     return False
 
@@ -175,7 +176,8 @@ cdef inline void flush_outbox(Zone *z, Op *op, int owner, int k) noexcept nogil:
 cdef inline int find_outbox(Zone *z, int cpu, int target) noexcept nogil:
     """Of all in use the one for target; else how many are in use."""
     cdef int k = 0
-    while k < nr_outboxes(z, cpu) and outboxes(z, cpu)[k].target != <uint32_t>target:
+    cdef Outbox *box = outboxes(z, cpu)
+    while k < slots(z) and box[k].newest and box[k].target != <uint32_t>target:
         k += 1
     return k
 

@@ -164,6 +164,9 @@ cdef load_remote(Zone zone, pcps):
             raise UsageError(f"a state whose CPU {c} has {len(held[1])} outboxes: policy {zone.policy.name} has "
                              f"{z.s.policy.handover_targets}")
         for k, (target, pages) in enumerate(held[1]):
+            if not 0 <= target < z.s.cpus or not pages:
+                raise UsageError(f"a state whose CPU {c} has an outbox of {len(pages)} entries for CPU {target}: "
+                                 f"expected some, for CPU 0..{z.s.cpus - 1}")
             box = &outboxes(z, c)[k]
             box.target = target
             box.newest = load_chain(zone, pages, target)

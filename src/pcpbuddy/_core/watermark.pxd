@@ -2,10 +2,11 @@
 
 from libc.stdint cimport int64_t
 
+from .atomic cimport unlikely
 from .buddy cimport first, visible
 from .page cimport (
-    CMA, HIGHATOMIC, MAX_ORDER, MIN_RESERVE, NON_BLOCK, NR_FREE, NR_FREE_CMA, OOM, RESERVES, USE_CMA,
-    USE_HIGHATOMIC, WMARK_MIN, Zone,
+    BELOW_HIGH, CMA, HIGHATOMIC, MAX_ORDER, MIN_RESERVE, NON_BLOCK, NR_FREE, NR_FREE_CMA, OOM, RESERVES,
+    USE_CMA, USE_HIGHATOMIC, WMARK_MIN, Zone,
 )
 
 
@@ -63,3 +64,8 @@ cdef inline bint watermark_fast(Zone *z, int o, int which, int hz, int aflags) n
 cdef inline bint high_watermark_ok(Zone *z) noexcept nogil:
     """B-82 step 6: order 0, high with boost, as for a request that may use the highest zone."""
     return watermark_ok(z, 0, watermark(z, 2), 3, 0, visible(z, NR_FREE))
+
+cdef inline void leave_below_high(Zone *z) noexcept nogil:
+    """B-82 step 6, whenever a commit reached its limit, even if that asks for no page (B-84)."""
+    if unlikely(z.s.flags & BELOW_HIGH) and high_watermark_ok(z):
+        z.s.flags &= ~BELOW_HIGH
