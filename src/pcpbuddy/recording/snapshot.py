@@ -214,6 +214,9 @@ def _pcp_state(pcp: dict[str, Any], items: dict[str, int], online: bool) -> dict
         "lists": dict(sorted(lists.items())),
         "marked": [],
         "owned": [],
+        "remote": [],
+        "outboxes": [],
+        "pending": 0,
     }
 
 

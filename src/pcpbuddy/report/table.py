@@ -118,6 +118,10 @@ CONTENTION = (
     "One thread, no contention: frees to another CPU never fail here, so posted and fixed differ only where CMA "
     "blocks or failing locks are involved. How long locks are waited for is not part of this table."
 )
+OVER_BOUND = (
+    "Pages turned away at the bound of a remote list went to the zone, one lock hold each: the owner did not allocate, "
+    "so it did not look at its list. remote_bound=inf shows the same load without a bound."
+)
 LEFT_OUT = {
     "rows_before_snapshot_0": "rows before snapshot 0",
     "rows_after_snapshot_1": "rows after snapshot 1",
@@ -158,6 +162,8 @@ def table(comparison: Comparison, *, everything: bool = False) -> str:
     if hidden:
         lines += _wrap(f"{hidden} metrics that are zero everywhere or detail are left out; --all shows them.")
     lines += _wrap(CONTENTION)
+    if any(run.metrics["remote.over_bound"] for run in runs):
+        lines += _wrap(OVER_BOUND)
     lines += _notes(comparison)
     return "\n".join(lines) + "\n"
 
