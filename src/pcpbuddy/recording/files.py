@@ -7,6 +7,7 @@ Damage that the formats themselves can show ends here, with one sentence.
 import dataclasses
 import json
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +23,46 @@ OPTIONAL_COLUMNS = ("zone", "pcp_cpu", "isolate")
 ARRAYS = ("pageblock_flags", "page_state", "page_order", "page_flags")
 
 # Every event that a recording may hold, and the tracepoint systems of which any event is welcome.
-EVENTS = frozenset(
-    {
-        "mm_page_alloc",
-        "mm_page_free",
-        "mm_page_free_batched",
-        "mm_page_alloc_zone_locked",
-        "mm_page_pcpu_drain",
-        "mm_page_alloc_extfrag",
-        "pcp_alloc",
-        "pcp_alloc_bulk",
-        "pcp_alloc_tryfail",
-        "pcp_free",
-        "pcp_bulk_free",
-        "free_one",
-        "buddy_free",
-        "claim",
-        "set_pageblock",
-        "move_block",
-        "unreserve",
-        "isolate",
-        "putback",
-        "block_isolate",
-        "take_buddy",
-        "decay",
-        "vmfold",
-        "drain_zone",
-        "drain_zone_pages",
-        "split",
-        "print",
-        "test_pages_isolated",
-        "mm_migrate_pages",
-        "mm_migrate_pages_start",
-        "mark_victim",
-    }
+EVENT_ORDER = (
+    "mm_page_alloc",
+    "mm_page_free",
+    "mm_page_free_batched",
+    "mm_page_alloc_zone_locked",
+    "mm_page_pcpu_drain",
+    "mm_page_alloc_extfrag",
+    "pcp_alloc",
+    "pcp_alloc_bulk",
+    "pcp_alloc_tryfail",
+    "pcp_free",
+    "pcp_bulk_free",
+    "free_one",
+    "buddy_free",
+    "claim",
+    "set_pageblock",
+    "move_block",
+    "unreserve",
+    "isolate",
+    "putback",
+    "block_isolate",
+    "take_buddy",
+    "decay",
+    "vmfold",
+    "drain_zone",
+    "drain_zone_pages",
+    "split",
+    "print",
+    "test_pages_isolated",
+    "mm_migrate_pages",
+    "mm_migrate_pages_start",
+    "mark_victim",
+    "mm_vmscan_kswapd_wake",
+    "mm_vmscan_kswapd_sleep",
 )
+EVENTS = frozenset(EVENT_ORDER)
 EVENT_FAMILIES = ("cma_", "mm_vmscan_", "mm_compaction_")
+EVENT_CODES = {name: code for code, name in enumerate(EVENT_ORDER)}
+OTHER_EVENT = len(EVENT_ORDER)
+TEXT_COLUMNS = ("marker", "comm")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,6 +104,55 @@ class Rows:
         return "pcp_alloc" in self.names or "pcp_free" in self.names
 
 
+class RowFile:
+    """
+    The rows of a recording, batch by batch: memory grows with the batch, not with the file.
+
+    nr_rows: how many there are. columns: the columns of the file. Raises RecordingError for a file that is not a
+    recording, is damaged, or holds an event that no recording has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.label = path.name
+        self._pa = _arrow()
+        self._parquet = _open_parquet(self._pa, path)
+        self.columns = frozenset(self._parquet.schema_arrow.names)
+        self.nr_rows: int = self._parquet.metadata.num_rows
+
+    def batches(self, columns: Iterable[str], size: int = 1 << 16) -> Iterator[dict[str, np.ndarray]]:
+        """
+        Arrays of int64, one a column, of up to ``size`` rows at a time; null is MISSING.
+
+        ``event`` is a position in EVENT_ORDER, or OTHER_EVENT for the welcome ones that are not in it. ``marker``
+        and ``comm`` come as arrays of objects. A column that the file does not have is all MISSING.
+        """
+        pa = self._pa
+        wanted = list(columns)
+        done = 0
+        try:
+            for batch in self._parquet.iter_batches(size, columns=[name for name in wanted if name in self.columns]):
+                arrays = {
+                    name: self._array(pa, name, batch, done) if name in self.columns else _missing(batch.num_rows)
+                    for name in wanted
+                }
+                done += batch.num_rows
+                yield arrays
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(self.label, error) from None
+
+    def _array(self, pa: Any, name: str, batch: Any, done: int) -> np.ndarray:
+        column = batch.column(name)
+        if name in TEXT_COLUMNS:
+            return np.array(column.to_pylist(), object)
+        if name != "event":
+            return column.cast(pa.int64()).fill_null(MISSING).to_numpy()  # type: ignore[no-any-return]
+        names, numbers = _events(pa, pa.chunked_array([column]))
+        codes = np.array([EVENT_CODES.get(text, OTHER_EVENT) for text in names], np.int64)
+        for code, text in enumerate(names):
+            _known_event(self.label, text, numbers, code, done)
+        return codes[numbers] if len(codes) else numbers
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
     """
@@ -116,23 +170,9 @@ def read_rows(path: Path) -> Rows:
     The rows of a recording.
     """
     pa = _arrow()
+    parquet = _open_parquet(pa, path)
+    there = parquet.schema_arrow.names
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise RecordingError(f"{path.name} cannot be read: {error.strerror}") from None
-    if magic != b"PAR1":
-        raise RecordingError(
-            f"{path.name} is not a recording: it does not begin like a parquet file; give NAME.parquet of a recording"
-        )
-    try:
-        parquet = pa.parquet.ParquetFile(path)
-        there = parquet.schema_arrow.names
-        absent = [name for name in ("event", *COLUMNS) if name not in there]
-        if absent:
-            raise RecordingError(
-                f"{path.name} is a parquet file but not a recording: it has no column {', '.join(absent)}"
-            )
         wanted = ["event", *COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in there)]
         table = parquet.read(columns=wanted)
         names, event = _events(pa, table["event"])
@@ -140,18 +180,11 @@ def read_rows(path: Path) -> Rows:
             name: table[name].cast(pa.int64()).fill_null(MISSING).to_numpy() for name in wanted if name != "event"
         }
     except (pa.ArrowException, OSError) as error:
-        raise RecordingError(
-            f"{path.name} is truncated or damaged ({_first_line(error)}); copy or record it again"
-        ) from None
+        raise _damaged(path.name, error) from None
     for name in OPTIONAL_COLUMNS:
-        columns.setdefault(name, np.full(len(event), MISSING, np.int64))
-    for name in names:
-        if name not in EVENTS and not name.startswith(EVENT_FAMILIES):
-            row = int(np.argmax(event == names.index(name)))
-            raise RecordingError(
-                f"{path.name}, row {row}: event {name!r} is none that a recording has; the file is damaged or "
-                "comes from a newer recorder"
-            )
+        columns.setdefault(name, _missing(len(event)))
+    for code, name in enumerate(names):
+        _known_event(path.name, name, event, code)
     return Rows(path.name, names, event, columns)
 
 
@@ -182,6 +215,46 @@ def read_snapshot(base: Path, which: int) -> Snapshot | None:
             f"{pages.name} is truncated or not a snapshot ({_first_line(error)}); copy or record it again"
         ) from None
     return Snapshot(f"{base.name}.snap{which}", loaded, arrays, (document, pages))
+
+
+def _open_parquet(pa: Any, path: Path) -> Any:
+    """
+    The parquet file, if it is one and has the columns that every recording has.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise RecordingError(f"{path.name} cannot be read: {error.strerror}") from None
+    if magic != b"PAR1":
+        raise RecordingError(
+            f"{path.name} is not a recording: it does not begin like a parquet file; give NAME.parquet of a recording"
+        )
+    try:
+        parquet = pa.parquet.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path.name, error) from None
+    absent = [name for name in ("event", *COLUMNS) if name not in parquet.schema_arrow.names]
+    if absent:
+        raise RecordingError(f"{path.name} is a parquet file but not a recording: it has no column {', '.join(absent)}")
+    return parquet
+
+
+def _damaged(label: str, error: BaseException) -> RecordingError:
+    return RecordingError(f"{label} is truncated or damaged ({_first_line(error)}); copy or record it again")
+
+
+def _missing(rows: int) -> np.ndarray:
+    return np.full(rows, MISSING, np.int64)
+
+
+def _known_event(label: str, name: str, event: np.ndarray, code: int, first_row: int = 0) -> None:
+    if name not in EVENTS and not name.startswith(EVENT_FAMILIES):
+        row = first_row + int(np.argmax(event == code))
+        raise RecordingError(
+            f"{label}, row {row}: event {name!r} is none that a recording has; the file is damaged or "
+            "comes from a newer recorder"
+        )
 
 
 def _arrow() -> Any:
