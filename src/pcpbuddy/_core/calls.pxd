@@ -101,13 +101,17 @@ cdef inline void drain_all(Zone *z, int cpu) noexcept nogil:
         if z.pcp[c].online and (z.pcp[c].count > 0 or has_remote(z, c)):
             drain_pcp(z, c, cpu, 0, OP_ALL, 0)
 
-cdef inline void decay(Zone *z, int cpu) noexcept nogil:
-    """B-102, P-63."""
-    cdef Pcp *p = &z.pcp[cpu]
+cdef inline int decay_high(Pcp *p) noexcept nogil:
+    """B-102: high sinks towards high_min. Returns how many pages are above it then."""
     if p.high > p.high_min:
         p.high = max(max(p.count - (p.batch << SCALE_MAX), p.high - (p.high >> 3)), p.high_min)
-    if p.count > p.high:
-        drain_pcp(z, cpu, cpu, p.count - p.high, 0, 0)
+    return p.count - p.high
+
+cdef inline void decay(Zone *z, int cpu) noexcept nogil:
+    """B-102, P-63."""
+    cdef int excess = decay_high(&z.pcp[cpu])
+    if excess > 0:
+        drain_pcp(z, cpu, cpu, excess, 0, 0)
 
 cdef inline void tick(Zone *z, int cpu) noexcept nogil:
     """B-101: fold, decay, and the expiry of another node's pages (B-103); what is remote comes between (P-46)."""

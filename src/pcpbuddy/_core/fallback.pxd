@@ -3,12 +3,14 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from .atomic cimport unlikely
 from .buddy cimport account, expand, first, move_block, remove, smallest, take, visible
 from .events cimport emit_extfrag
+from .init cimport fold
 from .ownership cimport retype
 from .page cimport (
     ALLOC, BOOSTED_WATERMARK, BUDDY, HIGHATOMIC, KSWAPD, MAX_ORDER, MOVABLE, MOVABLE_BIT, NOFRAGMENT, NON_BLOCK,
-    NR_FREE, NR_FREE_CMA, OOM, PB, PB_PAGES, RECLAIMABLE, STRADDLES, UNMOVABLE, USE_CMA, USE_HIGHATOMIC, CMA as
+    NR_FREE, NR_FREE_CMA, OOM, PB, PB_PAGES, RECLAIMABLE, STRADDLES, Told, UNMOVABLE, USE_CMA, USE_HIGHATOMIC, CMA as
     CMA_TYPE, Zone, block_of, block_type, idx, mergeable, set_block_type, word_of, word_order,
 )
 
@@ -67,6 +69,16 @@ cdef inline bint convertible(Zone *z, idx i, int T, int Tf) noexcept nogil:
         movable = PB_PAGES - free - movable if Tf == MOVABLE else 0
     return free + movable >= PB_PAGES // 2
 
+cdef inline bint claimed(Zone *z, idx i, int have, int T, int Tf) noexcept nogil:
+    """B-46, or what the recording says became of it (R9: LRU bits are in no row)."""
+    cdef bint ours = convertible(z, i, T, Tf)
+    cdef bint theirs
+    if unlikely(z.told is not NULL and z.told.nr_takes <= z.told.nr_outcomes):
+        theirs = z.told.claimed[z.told.nr_takes - 1] == have
+        z.told.claims_taken += ours != theirs
+        return theirs
+    return ours
+
 cdef inline idx try_claim(Zone *z, int cpu, idx i, int have, int o, int T, int Tf, int aflags) noexcept nogil:
     """B-45 to B-47."""
     cdef int k
@@ -79,7 +91,7 @@ cdef inline idx try_claim(Zone *z, int cpu, idx i, int have, int o, int T, int T
         z.counts[cpu].pages_moved += 1 << o
         return i
     boost_watermark(z, aflags)
-    if block_of(z, i).flags & STRADDLES or not convertible(z, i, T, Tf):
+    if block_of(z, i).flags & STRADDLES or not claimed(z, i, have, T, Tf):
         return 0
     move_block(z, cpu, i, Tf, T)
     retype(z, i, T)
@@ -121,10 +133,30 @@ cdef inline bint cma_first(Zone *z) noexcept nogil:
     """The 50 % rule: more than half of the visible free memory is CMA (B-40 step 1)."""
     return visible(z, NR_FREE_CMA) > visible(z, NR_FREE) // 2
 
+cdef inline void begin_take(Zone *z) noexcept nogil:
+    """In a replay: what other CPUs did without a lock between two takes of this section."""
+    cdef Told *told = z.told
+    while told.folded < told.nr_folds and told.fold_take[told.folded] <= told.nr_takes:
+        fold(z, told.fold_cpu[told.folded], True)
+        told.folded += 1
+    told.nr_takes += 1
+
+cdef inline bint prefers_cma(Zone *z) noexcept nogil:
+    """The 50 % rule, or what the recording says became of it (R10: counters drift)."""
+    cdef bint ours = cma_first(z)
+    cdef bint theirs
+    if unlikely(z.told is not NULL and z.told.nr_takes <= z.told.nr_outcomes):
+        theirs = z.told.from_cma[z.told.nr_takes - 1]
+        z.told.cma_taken += ours != theirs
+        return theirs
+    return ours
+
 cdef inline idx own_take(Zone *z, int cpu, int o, int T, int aflags, int *mode) noexcept nogil:
     """Steps 1 to 3 of B-40: CMA where it is preferred, the own type, CMA as a fallback. No other type is touched."""
     cdef idx i
-    if aflags & USE_CMA and cma_first(z):
+    if unlikely(z.told is not NULL):
+        begin_take(z)
+    if aflags & USE_CMA and prefers_cma(z):
         i = smallest(z, cpu, o, CMA_TYPE)
         if i:
             return i

@@ -292,6 +292,18 @@ cdef struct Ring:
     uint64_t written
     uint64_t mask
 
+cdef struct Told:              # what a replay knows of one zone-lock section beforehand (retrace.pxi)
+    int nr_takes               # calls of zone_take so far
+    int nr_folds
+    int folded                 # of them
+    int fold_take[16]          # a CPU folds its counters before this take, without any lock (B-17)
+    int fold_cpu[16]
+    int nr_outcomes            # guided: takes of which the rows show where the page came from; 0: we decide
+    uint8_t *from_cma
+    int8_t *claimed            # order of the chunk whose block was claimed; -1: none was
+    uint64_t cma_taken         # decisions that were taken from the recording (R10, R9)
+    uint64_t claims_taken
+
 cdef struct Zone:              # where the parts of a zone are mapped in this process
     void (*run)(Zone *z, void *op) noexcept nogil    # the driver: carries an operation to its end
     ZoneState *s
@@ -304,6 +316,7 @@ cdef struct Zone:              # where the parts of a zone are mapped in this pr
     Page *page
     Ring *ring                 # NULL: no events wanted
     uint64_t fail              # Zone driver: bit k set = the k-th trylock from here fails
+    Told *told                 # NULL but in a replay against a recording
 
 
 # -- page words ----------------------------------------------------------------------------------
