@@ -118,6 +118,24 @@ cdef inline idx first(Zone *z, int o, int T) noexcept nogil:
     n = z.block[head].next
     return block_page(z, n) if n != head else 0
 
+cdef inline void rotate(Zone *z, idx i, int o, int T) noexcept nogil:
+    """B-117: chunk i becomes the head of its list; what was before it goes to the tail, in its order."""
+    cdef uint32_t head
+    cdef uint32_t n
+    if o < PB:
+        head = zone_head(o, T)
+        list_del(z, head)
+        list_add(z, head, z.page[i].prev)
+        return
+    head = block_head(o, T)
+    n = block_number(z, i)
+    z.block[z.block[head].prev].next = z.block[head].next
+    z.block[z.block[head].next].prev = z.block[head].prev
+    z.block[head].prev = z.block[n].prev
+    z.block[head].next = n
+    z.block[z.block[n].prev].next = head
+    z.block[n].prev = head
+
 cdef inline int expand(Zone *z, int cpu, idx i, int low, int high, int T) noexcept nogil:
     """B-34: the upper halves to the heads of the lower orders. Returns the pages put back."""
     cdef int added = (1 << high) - (1 << low)

@@ -4,14 +4,16 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from .atomic cimport unlikely
-from .buddy cimport account, expand, first, move_block, remove, smallest, take, visible
+from .buddy cimport (
+    account, expand, first, is_free_chunk, move_block, remove, rotate, smallest, take, visible,
+)
 from .events cimport emit_extfrag
 from .init cimport fold
 from .ownership cimport retype
 from .page cimport (
     ALLOC, BOOSTED_WATERMARK, BUDDY, HIGHATOMIC, KSWAPD, MAX_ORDER, MOVABLE, MOVABLE_BIT, NOFRAGMENT, NON_BLOCK,
     NR_FREE, NR_FREE_CMA, OOM, PB, PB_PAGES, RECLAIMABLE, STRADDLES, Told, UNMOVABLE, USE_CMA, USE_HIGHATOMIC, CMA as
-    CMA_TYPE, Zone, block_of, block_type, idx, mergeable, set_block_type, word_of, word_order,
+    CMA_TYPE, Zone, block_of, block_type, idx, index_of, mergeable, set_block_type, word_of, word_order,
 )
 
 cdef enum:  # the mode of B-40: where a bulk take last had to look
@@ -75,8 +77,8 @@ cdef inline bint claimed(Zone *z, idx i, int have, int T, int Tf) noexcept nogil
     cdef bint theirs
     if unlikely(z.told is not NULL and z.told.nr_takes <= z.told.nr_outcomes):
         theirs = z.told.claimed[z.told.nr_takes - 1] == have
-        z.told.claims_taken += ours != theirs
-        return theirs
+        z.told.claims_differ += ours != theirs
+        return theirs if z.told.follow else ours
     return ours
 
 cdef inline idx try_claim(Zone *z, int cpu, idx i, int have, int o, int T, int Tf, int aflags) noexcept nogil:
@@ -133,12 +135,36 @@ cdef inline bint cma_first(Zone *z) noexcept nogil:
     """The 50 % rule: more than half of the visible free memory is CMA (B-40 step 1)."""
     return visible(z, NR_FREE_CMA) > visible(z, NR_FREE) // 2
 
-cdef inline void begin_take(Zone *z) noexcept nogil:
-    """In a replay: what other CPUs did without a lock between two takes of this section."""
+cdef inline void look_for_rotation(Zone *z, int o, int T) noexcept nogil:
+    """In a replay: is the page that the recording took next the head of a chunk that is not first in its list (R6)?"""
+    cdef Told *told = z.told
+    cdef idx i
+    cdef idx first_there
+    cdef int k
+    if told.nr_takes >= told.nr_outcomes or told.claimed[told.nr_takes] >= 0:
+        return
+    if not z.s.start_pfn <= told.pfn[told.nr_takes] < z.s.start_pfn + z.s.spanned:
+        return
+    if told.from_cma[told.nr_takes]:
+        T = CMA_TYPE
+    for k in range(o, MAX_ORDER + 1):
+        first_there = first(z, k, T)
+        if first_there:
+            i = index_of(z, told.pfn[told.nr_takes])
+            if i != first_there and is_free_chunk(z, i, k) and block_type(z, i) == T:
+                told.rotated += 1
+                if told.follow:
+                    rotate(z, i, k, T)
+            return
+
+cdef inline void begin_take(Zone *z, int o, int T) noexcept nogil:
+    """In a replay: what others did without the zone lock between two takes of this section, or in no row at all."""
     cdef Told *told = z.told
     while told.folded < told.nr_folds and told.fold_take[told.folded] <= told.nr_takes:
         fold(z, told.fold_cpu[told.folded], True)
         told.folded += 1
+    if told.rotates:
+        look_for_rotation(z, o, T)
     told.nr_takes += 1
 
 cdef inline bint prefers_cma(Zone *z) noexcept nogil:
@@ -147,15 +173,15 @@ cdef inline bint prefers_cma(Zone *z) noexcept nogil:
     cdef bint theirs
     if unlikely(z.told is not NULL and z.told.nr_takes <= z.told.nr_outcomes):
         theirs = z.told.from_cma[z.told.nr_takes - 1]
-        z.told.cma_taken += ours != theirs
-        return theirs
+        z.told.cma_differs += ours != theirs
+        return theirs if z.told.follow else ours
     return ours
 
 cdef inline idx own_take(Zone *z, int cpu, int o, int T, int aflags, int *mode) noexcept nogil:
     """Steps 1 to 3 of B-40: CMA where it is preferred, the own type, CMA as a fallback. No other type is touched."""
     cdef idx i
     if unlikely(z.told is not NULL):
-        begin_take(z)
+        begin_take(z, o, T)
     if aflags & USE_CMA and prefers_cma(z):
         i = smallest(z, cpu, o, CMA_TYPE)
         if i:

@@ -4,10 +4,10 @@ from libc.stdint cimport uint8_t
 
 from .atomic cimport store8
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
-from .ownership cimport BY_ISOLATE, disown
+from .ownership cimport BY_ISOLATE, disown, retype
 from .page cimport (
-    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE_BIT, PB, PB_PAGES, STRADDLES, Block, Zone, block_number, block_of,
-    idx, word_of, word_order,
+    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STRADDLES, Block, Zone,
+    block_number, block_of, block_type, idx, mergeable, set_word, word_of, word_order,
 )
 
 
@@ -71,3 +71,22 @@ cdef inline bint unisolate_block(Zone *z, int cpu, idx i) noexcept nogil:
         set_isolated(z, cpu, start, False)
     z.s.nr_isolate_pageblock -= 1
     return True
+
+cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
+    """
+    B-115: a free chunk leaves the buddy lists and is an allocation from then on.
+
+    Large ones make the blocks that they cover movable. The watermark is the caller's to test.
+    """
+    cdef int T = block_type(z, i)
+    cdef idx p = i & ~(<idx>PB_PAGES - 1)
+    remove(z, cpu, i, o, T)
+    account(z, cpu, -(1 << o), T)
+    z.counts[cpu].pages_moved += 1 << o
+    set_word(z, i, ALLOC | o << ORDER_SHIFT)
+    while o >= PB - 1 and p < i + (1u << o):
+        T = block_type(z, p)
+        if mergeable(T) and T != MOVABLE and not block_of(z, p).flags & STRADDLES:
+            move_block(z, cpu, p, T, MOVABLE)
+            retype(z, p, MOVABLE)
+        p += PB_PAGES

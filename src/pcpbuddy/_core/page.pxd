@@ -298,11 +298,15 @@ cdef struct Told:              # what a replay knows of one zone-lock section be
     int folded                 # of them
     int fold_take[16]          # a CPU folds its counters before this take, without any lock (B-17)
     int fold_cpu[16]
-    int nr_outcomes            # guided: takes of which the rows show where the page came from; 0: we decide
+    bint follow                # decide as the recording did; else only notice where it did otherwise
+    bint rotates               # compaction may have reordered lists of movable chunks (R6)
+    int nr_outcomes            # takes of which the rows show where the page came from
+    uint32_t *pfn
     uint8_t *from_cma
     int8_t *claimed            # order of the chunk whose block was claimed; -1: none was
-    uint64_t cma_taken         # decisions that were taken from the recording (R10, R9)
-    uint64_t claims_taken
+    uint64_t cma_differs       # decisions that the recording made otherwise (R10, R9, R6)
+    uint64_t claims_differ
+    uint64_t rotated
 
 cdef struct Zone:              # where the parts of a zone are mapped in this process
     void (*run)(Zone *z, void *op) noexcept nogil    # the driver: carries an operation to its end

@@ -1,14 +1,14 @@
 # Replay against a recording (docs/reference/replay.md): what the rows say, what is under way, what is counted.
 #
-# Rows come in their recorded order. Those under the zone lock come before the row that tells
-# which request they served, so a first pass (link) finds that out, some rows ahead, and a second
-# one (retrace.pxi) carries the operations through their zone-lock sections in the recorded order.
+# Rows come in their recorded order. Those under the zone lock come before the row that tells which
+# request they served. So a first pass (retrace_link.pxi) finds that out, some rows ahead, and a second
+# one (retrace_rows.pxi) carries the operations through their zone-lock sections in the recorded order.
 
 from libc.stdint cimport int16_t, int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from .node cimport NodeRef
 from .op cimport Op
-from .page cimport Event, Ring, Told, Zone, idx
+from .page cimport Ring, Told, Zone, idx
 
 cdef enum:  # Row.event: recording.files.EVENT_ORDER
     V_ALLOC = 0
@@ -37,14 +37,25 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
     V_DRAIN_ZONE = 23
     V_DRAIN_ZONE_PAGES = 24
     V_SPLIT = 25
+    V_KSWAPD_WAKE = 31
+    V_KSWAPD_SLEEP = 32
+    NR_ROW_EVENTS = 40
 
     FPI_TO_TAIL = 2
+    FPI_CONTIG = 8             # a piece of a contiguous range (B-94)
     NOT_THERE = 0xffffffff     # Row.pfn: no page
     NO_FIELD = -0x80000000     # of the 32-bit fields
 
     DEPTH = 16                 # operations of one CPU under way at once
     LINKS = 8
     PATIENCE = 1 << 16         # rows to wait for the request of a zone-lock section
+    TAKES = 4096               # of one section
+    DIFFS = 1024               # of each replay that are kept
+    RING = 1 << 14             # events: more than any section emits
+
+    FREE_RUN = 0               # Retrace.mode
+    GUIDED = 1
+    RESYNC = 2
 
     C_FREE_SLOT = 0            # Under.kind
     C_ALLOC = 1
@@ -53,7 +64,7 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
     C_FREE = 4
     C_DRAIN = 5
 
-    D_ALLOC = 0                # Diff.kind
+    D_ALLOC = 0                # Diff.kind, Section.kind
     D_REFILL = 1
     D_DRAIN = 2
     D_DRAINED = 3
@@ -61,12 +72,17 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
     D_LIST = 5
     D_FREE = 6
     NR_DIFFS = 7
-    DIFFS = 1024               # of each replay that are kept
-    TAKES = 4096               # of one section
+    NOT_OPEN = -1
 
-    FREE_RUN = 0               # Retrace.mode
-    GUIDED = 1
-    RESYNC = 2
+    UNEXPLAINED = 0            # causes: R-items by number (baseline section 18.4)
+    NR_CAUSES = 12
+
+    FOUND_NOWHERE = 0          # where resync found a recorded page
+    FOUND_OWN_PCP = 1
+    FOUND_OTHER_PCP = 2
+    FOUND_IN_ZONE = 3
+    FOUND_ALLOCATED = 4
+    NR_FOUND = 5
 
 cdef struct Row:               # recording.rows.ROW
     uint64_t row
@@ -95,10 +111,11 @@ cdef struct Row:               # recording.rows.ROW
     int8_t change_ownership
     int8_t percpu_refill
     int8_t block_flags
+    int8_t old_type
     int8_t ret
     int8_t isolate
     uint8_t context
-    uint8_t done               # zones in which its fold has been done already
+    uint8_t done               # zones in which its fold has been done; of section rows: an operation of ours does it
 
 cdef struct Link:              # of one CPU
     uint64_t first[8]          # serials of the sections whose request is not seen yet
@@ -114,7 +131,7 @@ cdef struct Under:             # an operation that is under way
     uint8_t kind
     uint8_t action             # the lock action that it waits for
     uint8_t zone               # number in the node
-    uint8_t in_gap
+    uint8_t in_gap             # between two holds of a drain, without its PCP lock (B-82)
     uint64_t born
     uint64_t owner             # serial + 1 of its request
     uint32_t pfn
@@ -123,10 +140,9 @@ cdef struct Under:             # an operation that is under way
 cdef struct Section:           # the zone-lock section that was last run in a zone, against its rows
     uint64_t at                # the ring's next event to compare
     uint64_t end
-    int kind                   # D_REFILL, D_DRAINED, or -1: nothing open
+    int kind                   # D_REFILL, D_DRAINED or NOT_OPEN
     int cpu
     bint exact
-    uint64_t row
 
 cdef struct Diff:
     uint64_t row
@@ -149,11 +165,14 @@ cdef struct Retrace:
     int cpus
     int mode
     bint folds                 # vmfold rows are recorded
+    bint compacts              # compaction has been seen at work: it reorders lists unseen (R6)
     uint32_t *map              # recorded page -> own page + 1; 0: not allocated
     uint32_t nr_handles
     Ring ring[5]
     Section section[5]
     Told told[5]
+    int64_t drift_mark[5]      # 0: the threshold of the zone's counters never changes (B-16)
+    int threshold[5]
     Link *links
     Under *under               # DEPTH of each CPU
     Under **holder             # [zone][cpu]: who holds the PCP lock between rows
@@ -165,6 +184,7 @@ cdef struct Retrace:
     uint64_t linked            # serials below are linked
     uint64_t done              # serials below are executed
     uint64_t born
+    int root                   # cause of the latest incident that this run did not follow
     Tally by_order[11]
     Tally by_type[3]
     Tally *by_cpu
@@ -176,109 +196,26 @@ cdef struct Retrace:
     uint64_t frees
     uint64_t frees_unknown
     uint64_t frees_unseen
-    uint64_t abandoned         # operations whose rows never came
-    uint64_t outside[64]       # rows by event that had an effect from outside
-    uint64_t zone_flags_taken
-    uint64_t relocks_failed
-    uint64_t trylocks_failed
-    uint64_t assumed
-    uint64_t unexpected[32]
+    uint64_t abandoned         # operations whose further rows never came
+    uint64_t unexpected        # rows that no operation here accounts for
+    uint64_t taken[12]         # inputs from the recording, by R-item
+    uint64_t causes[12]        # allocations that differ, by R-item
+    uint64_t found[5]          # resyncs, by where the page was
     uint64_t nr_diffs[7]
     uint64_t nr_kept
     Diff diffs[1024]
 
 
-# -- linking: which request does a zone-lock section serve? ---------------------------------------------------
-
 cdef inline Row *row_at(Retrace *r, uint64_t serial) noexcept nogil:
     return &r.rows[serial - r.base]
+
+cdef inline Zone *zone_nr(Retrace *r, int k) noexcept nogil:
+    return r.node.zones[k]
 
 cdef inline bint past_pcp(int o) noexcept nogil:
     """B-11: orders that no PCP serves."""
     return o > 3 and o != 9
 
-cdef inline void own(Retrace *r, uint64_t first, uint64_t request) noexcept nogil:
-    row_at(r, first).owner = request + 1
-    row_at(r, request).owner = first + 1
-
-cdef inline void drop_link(Link *link, int k) noexcept nogil:
-    link.n -= 1
-    for k in range(k, link.n):
-        link.first[k] = link.first[k + 1]
-        link.pfn[k] = link.pfn[k + 1]
-        link.order[k] = link.order[k + 1]
-
-cdef inline void open_link(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
-    if link.asked:                         # its request is known
-        own(r, serial, link.asked - 1)
-        link.asked = 0
-    if link.n == LINKS:
-        drop_link(link, 0)
-    link.first[link.n] = serial
-    link.pfn[link.n] = NOT_THERE
-    link.order[link.n] = -1
-    link.n += 1
-    link.running = True
-
-cdef inline bint close_direct(Retrace *r, Link *link, Row *row, uint64_t serial) noexcept nogil:
-    """An mm_page_alloc: of a section past the PCP that took this page?"""
-    cdef int k = link.n - 1
-    while k >= 0:
-        if link.pfn[k] == row.pfn and link.order[k] == row.order:
-            if not row_at(r, link.first[k]).owner:
-                own(r, link.first[k], serial)
-            drop_link(link, k)
-            return True
-        k -= 1
-    return False
-
-cdef inline void close_refill(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
-    """A pop: what the CPU took last from the zone, and has not been accounted for, was its refill."""
-    cdef int k = link.n - 1
-    while k >= 0:
-        if not past_pcp(link.order[k]) and not row_at(r, link.first[k]).owner:
-            own(r, link.first[k], serial)
-            drop_link(link, k)
-            return
-        k -= 1
-
-cdef inline void link_row(Retrace *r, uint64_t serial) noexcept nogil:
-    cdef Row *row = row_at(r, serial)
-    cdef Link *link = &r.links[row.cpu]
-    cdef int c
-    if row.event in (V_ZONE_LOCKED, V_EXTFRAG, V_CLAIM):
-        if not link.running:
-            open_link(r, link, serial)
-        if row.event != V_CLAIM:
-            link.pfn[link.n - 1] = row.pfn
-        link.order[link.n - 1] = row.order
-        return
-    if link.running and row.event in (V_SET_BLOCK, V_MOVE_BLOCK):
-        return
-    link.running = False
-    if row.event == V_PCP_ALLOC or row.event == V_PCP_BULK:
-        close_refill(r, link, serial)
-        link.asked = serial + 1 if row.pfn == NOT_THERE else 0
-    elif row.event == V_TRYFAIL:
-        link.asked = serial + 1
-    elif row.event == V_ALLOC:
-        link.asked = 0
-        if row.pfn != NOT_THERE and not close_direct(r, link, row, serial) and past_pcp(row.order):
-            for c in range(r.cpus):        # its task moved in between (R3)
-                if close_direct(r, &r.links[c], row, serial):
-                    break
-
-cdef inline uint64_t first_open(Retrace *r) noexcept nogil:
-    """The serial of the first section whose request is not known; those out of patience are given up."""
-    cdef uint64_t first = r.linked
-    cdef int c
-    cdef int k
-    cdef Link *link
-    for c in range(r.cpus):
-        link = &r.links[c]
-        while link.n and (row_at(r, link.first[0]).owner or link.first[0] + PATIENCE < r.linked):
-            drop_link(link, 0)
-        for k in range(link.n):
-            if not row_at(r, link.first[k]).owner and link.first[k] < first:
-                first = link.first[k]
-    return first
+cdef inline bint is_section_row(Row *row) noexcept nogil:
+    """Of a section that takes pages from the zone."""
+    return row.event in (V_ZONE_LOCKED, V_EXTFRAG, V_CLAIM, V_SET_BLOCK, V_MOVE_BLOCK)

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import RecordingError, UsageError
 from ..names import (
     CMA,
+    COSTLY_ORDER,
     GFP_BITS,
     ISOLATE,
     MAX_PAGE_ORDER,
@@ -26,6 +27,7 @@ from ..names import (
     NR_PCP_TYPES,
     PAGEBLOCK_ORDER,
     PAGEBLOCK_PAGES,
+    ZONE_RECLAIM_ACTIVE,
 )
 from . import files, snapshot
 from .files import EVENT_CODES, EVENT_ORDER, MISSING, RowFile, Snapshot
@@ -216,7 +218,7 @@ class Row(NamedTuple):
     irq_flags: int
 
 
-COLUMNS = (*Row._fields[1:], "cpu_seq", "phase", "nr", "pindex", "count", "high", "zone")
+COLUMNS = (*Row._fields[1:], "cpu_seq", "phase", "nr", "pindex", "count", "high", "zone", "zflags")
 NEED_ORDER = frozenset(
     EVENT_CODES[name]
     for name in (
@@ -256,7 +258,7 @@ def explain(path: Path, pfn: int, *, batch: int = BATCH) -> Life:
         follower.step(row, window)
     reader.finish()
     end = _places(last, follower.base) if last is not None else None
-    verdicts = [_agrees(a, b) for a, b in zip(follower.at, end, strict=True)] if end is not None else []
+    verdicts = [_agrees(a, b, probes=follower.probes) for a, b in zip(follower.at, end or ())]  # noqa: B905
     life = Life(
         name=base.name,
         pfn=pfn,
@@ -462,11 +464,11 @@ def _list_index(order: int, T: int | None) -> int | None:
     if T is None:
         return None
     T = T if T < NR_PCP_TYPES else MOVABLE
-    return 3 * order + T if order <= 3 else snapshot.ORDER_9_LIST + (T == MOVABLE)
+    return NR_PCP_TYPES * order + T if order <= COSTLY_ORDER else snapshot.ORDER_9_LIST + (T == MOVABLE)
 
 
 def _pcp_capable(order: int) -> bool:
-    return order <= 3 or order == PAGEBLOCK_ORDER
+    return order <= COSTLY_ORDER or order == PAGEBLOCK_ORDER
 
 
 def _block(pfn: int) -> int:
@@ -476,11 +478,12 @@ def _block(pfn: int) -> int:
     return pfn % NEIGHBOURHOOD // PAGEBLOCK_PAGES
 
 
-def _agrees(followed: Place, found: Place) -> bool | None:
+def _agrees(followed: Place, found: Place, *, probes: bool) -> bool | None:
     """
     Whether the followed place is what a snapshot shows; None where it was not known.
 
-    Of an allocation the state alone is compared: that a huge page was split into single pages has no row.
+    Of an allocation the state alone is compared: that a huge page was split into single pages has no row. Nor has a
+    plain trace one for the larger entry that contiguous frees become (R5).
     """
     if followed.kind == UNKNOWN:
         return None
@@ -489,6 +492,8 @@ def _agrees(followed: Place, found: Place) -> bool | None:
     if followed.kind == ZONE:
         return None if followed.order is None else (followed.head, followed.order) == (found.head, found.order)
     if followed.kind == PCP:
+        if not probes and followed.cpu == found.cpu and (followed.order or 0) < (found.order or 0):
+            return None
         same = (followed.head, followed.order, followed.cpu) == (found.head, found.order, found.cpu)
         return same and followed.index in (None, found.index)
     return True
@@ -644,9 +649,10 @@ class _Reader:
         value = int(part[name][at])
         code = int(part["event"][at])
         event = EVENT_ORDER[code] if code < len(EVENT_ORDER) else "another event"
+        seen = f"no {name}" if value == MISSING else f"{name} {value}"
         raise RecordingError(
-            f"{self._rows.label}, row {number + at} ({event}): {f'no {name}' if value == MISSING else f'{name} {value}'}, "
-            f"but {expected}; the file is damaged: copy or record it again"
+            f"{self._rows.label}, row {number + at} ({event}): {seen}, but {expected}; the file is damaged: copy or "
+            "record it again"
         )
 
     def _verify_orders(self, part: dict[str, np.ndarray], at: np.ndarray, number: int) -> None:
@@ -933,9 +939,7 @@ class _Follower:
             self._learn_type(row.pfn, row.fallback_migratetype)
         self._taken(row, row.migratetype, source, doubt, fallback)
 
-    def _taken(
-        self, row: Row, T: int, source: Place | None, doubt: str | None, fallback: dict[str, Any]
-    ) -> None:
+    def _taken(self, row: Row, T: int, source: Place | None, doubt: str | None, fallback: dict[str, Any]) -> None:
         pcp = _pcp_capable(row.order) and (T < NR_PCP_TYPES or T == CMA)
         place = Place(
             kind=PCP if pcp else MOVING,
@@ -1067,7 +1071,8 @@ class _Follower:
             self._fill(row.pfn, row.order, dataclasses.replace(place, popped=False, compound=compound))
             if self._covers(row.pfn, row.order) and self._popped is not None:
                 self._popped.rows.append(row.number)
-                self._popped.facts |= {"gfp_flags": row.gfp_flags, "type": row.migratetype, "returned_ns": row.ts_ns}
+                self._popped.facts |= {"gfp_flags": row.gfp_flags, "type": row.migratetype}
+                self._popped.facts["returned_after_ns"] = row.ts_ns - self._popped.t_ns
                 self._context(self._popped, row)
                 if row.cpu != self._popped.cpu:
                     self._popped.facts["returned_on"] = row.cpu
@@ -1152,9 +1157,21 @@ class _Follower:
             facts["unseen"] = True  # R1: bulk allocations have no row in a plain trace
         elif place.kind != UNKNOWN:
             facts["doubt"] = self._doubt(place, ALLOCATED)
+        if not self.probes and order == 0 and not missing:
+            facts["contiguous"] = self._contiguous(row) or None
         self._popped = None
         self._last_free = self._tell("freed", row, facts)
         return self._last_free
+
+    def _contiguous(self, row: Row) -> bool:
+        """
+        Whether the CPU frees the page before or behind this one in the rows beside this one (R5).
+        """
+        assert self._window is not None
+        rows, at = self._window.of_cpu(row.number, row.cpu)
+        event, pfns = self._window.column("event"), self._window.column("pfn")
+        beside = [(at + way, row.pfn + way) for way in (-1, 1) if 0 <= at + way < len(rows)]
+        return any(event[rows[i]] == row.event and int(pfns[rows[i]]) == pfn for i, pfn in beside)
 
     def _on_mm_page_free_batched(self, row: Row) -> None:
         """
@@ -1182,7 +1199,8 @@ class _Follower:
             step = self._freeing or self._freed(row, missing=True)
             if step.rows[-1] != row.number:
                 step.rows.append(row.number)
-            step.facts |= {"pcp_cpu": cpu, "entry": {"head": row.pfn, "order": order}, "entered_ns": row.ts_ns}
+            step.facts |= {"pcp_cpu": cpu, "entry": {"head": row.pfn, "order": order}}
+            step.facts["entered_after_ns"] = row.ts_ns - step.t_ns
             if index is not None:
                 step.facts["list"] = index
             self._told = True
@@ -1218,7 +1236,7 @@ class _Follower:
             if step is not None and (self._covers(pfn, piece) or self._covers(merged["head"], merged["order"])):
                 steps = merged["order"] - order
                 step.facts |= {"merged": merged | {"steps": max(steps, 0)}, "type": self._effective(pfn)}
-                step.facts |= {"entered_ns": row.ts_ns, "entry": {"head": row.pfn, "order": order}}
+                step.facts |= {"entered_after_ns": row.ts_ns - step.t_ns, "entry": {"head": row.pfn, "order": order}}
         if covers:
             self._freeing = None
 
@@ -1301,4 +1319,13 @@ class _Follower:
         order = window.value("order", i)
         if order is None or _list_index(order, window.value("migratetype", i)) != start:
             return None
-        return {"reason": "free", "reason_row": window.number(i), "pfn": window.value("pfn", i)}
+        count, high = window.value("count", i), window.value("high", i)
+        limit = None
+        if count is not None and high is not None:
+            if count + (1 << order) >= high:
+                limit = "high"
+            elif (window.value("zflags", i) or 0) & ZONE_RECLAIM_ACTIVE:
+                limit = "reclaim"
+            elif 1 <= order <= COSTLY_ORDER:
+                limit = "free_high"
+        return {"reason": "free", "reason_row": window.number(i), "pfn": window.value("pfn", i), "limit": limit}

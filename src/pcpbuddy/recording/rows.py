@@ -40,10 +40,11 @@ _FIELDS = (
     ("change_ownership", "i1", "change_ownership"),
     ("percpu_refill", "i1", "percpu_refill"),
     ("block_flags", "i1", "pbflags"),
+    ("old_type", "i1", "old_migratetype"),
     ("ret", "i1", "ret"),
     ("isolate", "i1", "isolate"),
     ("context", "u1", "irq_flags"),
-    ("done", "u1", None),  # the core's: zones in which its fold has been done
+    ("done", "u1", None),  # the core's: what has been done of it already
 )
 ROW = np.dtype([(name, kind) for name, kind, _ in _FIELDS], align=True)
 COLUMNS = ("phase", *(column for _, _, column in _FIELDS if column is not None))

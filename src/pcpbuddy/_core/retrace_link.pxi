@@ -1,0 +1,165 @@
+# First pass over the rows: which request does each zone-lock section serve, and what came of its takes?
+# Included by core.pyx. Rows of one section are neighbours on their CPU, for interrupts are off.
+
+cdef inline void own(Retrace *r, uint64_t first, uint64_t request) noexcept nogil:
+    row_at(r, first).owner = request + 1
+    row_at(r, request).owner = first + 1
+
+cdef void drop_link(Link *link, int at) noexcept nogil:
+    cdef int k
+    link.n -= 1
+    for k in range(at, link.n):
+        link.first[k] = link.first[k + 1]
+        link.pfn[k] = link.pfn[k + 1]
+        link.order[k] = link.order[k + 1]
+
+cdef void open_link(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
+    if link.asked:                         # its request came first: a failed trylock, or an empty PCP
+        own(r, serial, link.asked - 1)
+        link.asked = 0
+    if link.n == LINKS:
+        drop_link(link, 0)
+    link.first[link.n] = serial
+    link.pfn[link.n] = NOT_THERE
+    link.order[link.n] = -1
+    link.n += 1
+    link.running = True
+
+cdef bint close_direct(Retrace *r, Link *link, Row *row, uint64_t serial) noexcept nogil:
+    """An mm_page_alloc: of a section past the PCP that took this page?"""
+    cdef int k = link.n - 1
+    while k >= 0:
+        if link.pfn[k] == row.pfn and link.order[k] == row.order:
+            if not row_at(r, link.first[k]).owner:
+                own(r, link.first[k], serial)
+            drop_link(link, k)
+            return True
+        k -= 1
+    return False
+
+cdef void close_refill(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
+    """A pop: what its CPU took last from the zone, and has not been accounted for, was its refill."""
+    cdef int k = link.n - 1
+    while k >= 0:
+        if not past_pcp(link.order[k]) and not row_at(r, link.first[k]).owner:
+            own(r, link.first[k], serial)
+            drop_link(link, k)
+            return
+        k -= 1
+
+cdef void link_row(Retrace *r, uint64_t serial) noexcept nogil:
+    cdef Row *row = row_at(r, serial)
+    cdef Link *link = &r.links[row.cpu]
+    cdef int c
+    if row.event in (V_ZONE_LOCKED, V_EXTFRAG, V_CLAIM):
+        if not link.running:
+            open_link(r, link, serial)
+        if row.event != V_CLAIM:
+            link.pfn[link.n - 1] = row.pfn
+        link.order[link.n - 1] = row.order
+        return
+    if link.running and row.event in (V_SET_BLOCK, V_MOVE_BLOCK):
+        row.done = True
+        return
+    link.running = False
+    if row.event == V_PCP_ALLOC or row.event == V_PCP_BULK:
+        close_refill(r, link, serial)
+        link.asked = serial + 1 if row.pfn == NOT_THERE else 0
+    elif row.event == V_TRYFAIL:
+        link.asked = serial + 1
+    elif row.event == V_ALLOC:
+        link.asked = 0
+        if row.pfn != NOT_THERE and not close_direct(r, link, row, serial) and past_pcp(row.order):
+            for c in range(r.cpus):        # its task moved in between (R3)
+                if close_direct(r, &r.links[c], row, serial):
+                    break
+
+cdef uint64_t first_open(Retrace *r) noexcept nogil:
+    """The serial of the first section whose request is not known; those out of patience are given up."""
+    cdef uint64_t first = r.linked
+    cdef int c
+    cdef int k
+    cdef Link *link
+    for c in range(r.cpus):
+        link = &r.links[c]
+        while link.n and (row_at(r, link.first[0]).owner or link.first[0] + PATIENCE < r.linked):
+            drop_link(link, 0)
+        for k in range(link.n):
+            if not row_at(r, link.first[k]).owner and link.first[k] < first:
+                first = link.first[k]
+        if link.asked and link.asked - 1 < first and link.asked + PATIENCE > r.linked:
+            first = link.asked - 1
+    return first
+
+
+# -- what a section's own rows say beforehand --------------------------------------------------------------------
+
+cdef inline void foresee_take(Told *told, Row *row, uint32_t *last) noexcept nogil:
+    """One row of a section that takes pages: 17.4 says how many rows a take has."""
+    cdef int k = told.nr_outcomes
+    if row.event == V_EXTFRAG and last[0] == row.pfn and k:
+        told.claimed[k - 1] = row.fallback_order
+        return
+    if k == TAKES or (row.event != V_ZONE_LOCKED and row.event != V_EXTFRAG):
+        return
+    last[0] = row.pfn
+    told.from_cma[k] = row.event == V_ZONE_LOCKED and row.type == CMA
+    told.claimed[k] = row.fallback_order if row.event == V_EXTFRAG and row.change_ownership > 0 else -1
+    told.pfn[k] = row.pfn
+    told.nr_outcomes = k + 1
+
+cdef inline bint folds_in(Retrace *r, Row *row, int zone) noexcept nogil:
+    """Does this row fold its CPU's counters of the zone?"""
+    if row.event == V_VMFOLD:
+        return r.folds
+    return row.event == V_DECAY and not r.folds and row.zone == zone_nr(r, zone).s.zone_index
+
+cdef void foresee(Retrace *r, int zone, uint64_t serial) noexcept nogil:
+    """
+    The section whose first row this is: which folds of other CPUs fall between its takes, and what came of each take.
+
+    A fold needs no lock (B-17), so it is the one thing that others do to a zone while its lock is held.
+    """
+    cdef Told *told = &r.told[zone]
+    cdef int cpu = row_at(r, serial).cpu
+    cdef uint32_t last = NOT_THERE
+    cdef Row *row
+    told.nr_takes = 0
+    told.nr_folds = 0
+    told.folded = 0
+    told.nr_outcomes = 0
+    while serial < r.linked:
+        row = row_at(r, serial)
+        if row.cpu == cpu:
+            if not is_section_row(row):
+                break
+            foresee_take(told, row, &last)
+        elif folds_in(r, row, zone) and told.nr_folds < 16:
+            told.fold_take[told.nr_folds] = told.nr_outcomes
+            told.fold_cpu[told.nr_folds] = row.pcp_cpu if row.pcp_cpu >= 0 else row.cpu
+            told.nr_folds += 1
+            row.done |= 1 << zone
+        serial += 1
+
+cdef void end_told(Retrace *r, int zone) noexcept nogil:
+    """After a section: folds that came after the last take; decisions that differ count as taken, or as causes."""
+    cdef Told *told = &r.told[zone]
+    zone_nr(r, zone).told = NULL
+    while told.folded < told.nr_folds:
+        fold(zone_nr(r, zone), told.fold_cpu[told.folded], True)
+        told.folded += 1
+    incident(r, 10, told.cma_differs)
+    incident(r, 9, told.claims_differ)
+    incident(r, 6, told.rotated)
+    told.cma_differs = 0
+    told.claims_differ = 0
+    told.rotated = 0
+
+cdef inline void incident(Retrace *r, int item, uint64_t n) noexcept nogil:
+    """The recording decided n times otherwise than we can know. Followed, it is taken; not followed, it is a cause."""
+    if n == 0:
+        return
+    if r.mode == FREE_RUN:
+        r.root = item
+    else:
+        r.taken[item] += n
