@@ -25,6 +25,7 @@ LAYERS = [
     {"zone"},
     {"metrics"},
     {"comparison"},
+    {"replay"},
     {"report"},
     {"cli"},
 ]

@@ -4,6 +4,7 @@ The compiled core: one text of the allocator for every driver (docs/reference/co
 
 from .core import (
     HandleReplay,
+    KernelReplay,
     Node,
     Operation,
     Zone,
@@ -16,6 +17,7 @@ from .core import (
 
 __all__ = [
     "HandleReplay",
+    "KernelReplay",
     "Node",
     "Operation",
     "Zone",

@@ -103,6 +103,10 @@ cdef class Node:
             raise BadFree(f"pfn {pfn} is in none of the zones {[zone.name for zone in self.zones]}")
         return self.zones[k]
 
+    def describe(self, int64_t pfn):
+        cdef Zone zone = self.zone_of(pfn)
+        return f"{describe(&zone.z, index_of(&zone.z, pfn))}, zone {zone.name}"
+
     def alloc(self, int order=0, int gfp=0x100cca, int cpu=0):
         cdef int where = 0
         cdef idx i

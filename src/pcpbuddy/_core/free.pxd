@@ -298,7 +298,7 @@ cdef inline int free_step(Zone *z, Op *op) noexcept nogil:
             return TRY_PCP
         elif op.at == F_RELOCKED:
             op.held = op.got
-            if op.got:
+            if op.got and z.pcp[op.target].count > 0:
                 op.at = F_DRAIN
             else:
                 action = after_drain(z, op)

@@ -86,7 +86,8 @@ cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
     set_word(z, i, ALLOC | o << ORDER_SHIFT)
     while o >= PB - 1 and p < i + (1u << o):
         T = block_type(z, p)
-        if mergeable(T) and T != MOVABLE and not block_of(z, p).flags & STRADDLES:
+        if mergeable(T) and not block_of(z, p).flags & STRADDLES:
             move_block(z, cpu, p, T, MOVABLE)
-            retype(z, p, MOVABLE)
+            if T != MOVABLE:
+                retype(z, p, MOVABLE)
         p += PB_PAGES

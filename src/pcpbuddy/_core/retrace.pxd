@@ -87,6 +87,7 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
 cdef struct Row:               # recording.rows.ROW
     uint64_t row
     uint64_t owner             # of the first row of a section: its request's serial + 1; of a request: the section's
+    int64_t ts_ns
     uint32_t pfn
     uint32_t gfp
     int32_t pid
@@ -201,6 +202,7 @@ cdef struct Retrace:
     uint64_t taken[12]         # inputs from the recording, by R-item
     uint64_t causes[12]        # allocations that differ, by R-item
     uint64_t found[5]          # resyncs, by where the page was
+    int64_t parked_max         # pages in PCPs at worst
     uint64_t nr_diffs[7]
     uint64_t nr_kept
     Diff diffs[1024]

@@ -134,6 +134,7 @@ cdef class KernelReplay:
                 if until_difference and r.nr_kept != kept:
                     break
             if last and r.done == stop:
+                note_parked_pages(r)
                 for k in range(r.node.nr):
                     close_section(r, k)
                 for k in range(r.cpus * DEPTH):
@@ -163,8 +164,15 @@ cdef class KernelReplay:
             "found": [r.found[k] for k in range(NR_FOUND)],
             "differences": [r.nr_diffs[k] for k in range(NR_DIFFS)],
             "requests": r.allocs.seen + r.frees,
+            "parked_pages_max": r.parked_max,
             "elapsed_ns": self.elapsed_ns,
         }
+
+    def open_operations(self):
+        """
+        How many drains were predicted and have not come yet; the state may lack them.
+        """
+        return sum([self.r.under[k].kind != C_FREE_SLOT for k in range(self.r.cpus * DEPTH)])
 
     def differences(self):
         """

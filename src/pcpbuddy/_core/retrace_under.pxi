@@ -90,6 +90,17 @@ cdef void grant_pcp(Retrace *r, Under *x) noexcept nogil:
     x.op.got = True
     advance(r, x)
 
+cdef void note_parked_pages(Retrace *r) noexcept nogil:
+    """PCPs are at their fullest before a drain or after a refill."""
+    cdef int64_t parked = 0
+    cdef int k
+    cdef int c
+    for k in range(r.node.nr):
+        for c in range(r.cpus):
+            parked += zone_nr(r, k).pcp[c].count
+    if parked > r.parked_max:
+        r.parked_max = parked
+
 cdef void run_section(Retrace *r, Under *x) noexcept nogil:
     """The zone-lock section that x waits for, as a whole; its events are what the rows are compared with."""
     cdef Section *s = &r.section[x.zone]
@@ -99,10 +110,12 @@ cdef void run_section(Retrace *r, Under *x) noexcept nogil:
     if x.kind == C_DRAIN or x.kind == C_FREE:
         kind = D_DRAINED if x.op.at == D_HOLD or x.op.at == F_DRAINING else NOT_OPEN
     close_section(r, zone)
+    note_parked_pages(r)
     s.at = r.ring[zone].written
     x.op.got = True
     advance(r, x)
     s.end = r.ring[zone].written
+    note_parked_pages(r)
     s.cpu = cpu
     s.kind = kind
     s.exact = True

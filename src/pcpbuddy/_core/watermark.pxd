@@ -57,7 +57,7 @@ cdef inline bint watermark_fast(Zone *z, int o, int which, int hz, int aflags) n
         return True
     if watermark_ok(z, o, mark, hz, aflags, free):
         return True
-    if o == 0 and aflags & MIN_RESERVE and which == WMARK_MIN and z.s.watermark_boost:
+    if o == 0 and aflags & MIN_RESERVE and aflags & 3 == WMARK_MIN and z.s.watermark_boost:
         return watermark_ok(z, o, z.s.watermark[WMARK_MIN], hz, aflags, free)
     return False
 

@@ -3,13 +3,12 @@
 """
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..config import parse_policies
+from .progress import progress
 
 EPILOG = """\
 SOURCE is a recording (NAME or NAME.parquet, with NAME.snap0 beside it) or a workload: shape/S1 .. shape/S6.
@@ -57,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from ..comparison import compare
 
     policies = parse_policies(args.policy)
-    with _progress(len(policies), quiet=args.quiet) as progress:
-        comparison = compare(args.source, policies, progress=progress)
+    with progress(len(policies), "requests", quiet=args.quiet) as told:
+        comparison = compare(args.source, policies, progress=told)
     if args.json:
         json.dump(comparison.document(), sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -75,35 +74,3 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     return 0
-
-
-@contextlib.contextmanager
-def _progress(nr_policies: int, *, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """
-    A bar on a terminal, a line a policy elsewhere, nothing when quiet.
-    """
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            tasks: dict[str, Any] = {}
-
-            def advance(name: str, done: int, total: int) -> None:
-                if name not in tasks:
-                    tasks[name] = bar.add_task(name, total=total)
-                bar.update(tasks[name], completed=done)
-
-            yield advance
-    else:
-        begun: set[str] = set()
-
-        def announce(name: str, done: int, total: int) -> None:
-            if name not in begun:
-                begun.add(name)
-                print(f"{name} ({len(begun)} of {nr_policies}): {total} requests ...", file=sys.stderr)
-
-        yield announce

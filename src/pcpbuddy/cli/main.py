@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PcpBuddyError, RecordingError, UsageError
-from . import compare, doctor, explain, policies
+from . import compare, doctor, explain, policies, replay
 
 __all__ = ["main", "parser"]
 
@@ -19,6 +19,7 @@ EPILOG = """\
 examples:
   pcpbuddy compare shape/S1 --policy mainline,fixed     one workload under two policies
   pcpbuddy policies                                     what policies there are, and how to write one
+  pcpbuddy replay recordings/tiny-4c                    a recording against the kernel that made it, page by page
   pcpbuddy COMMAND --help                               more about a command
 """
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_parser(commands)
     explain.add_parser(commands)
     policies.add_parser(commands)
+    replay.add_parser(commands)
     return top
 
 

@@ -16,7 +16,7 @@ from ..errors import RecordingError
 from . import files, snapshot, stream
 from .snapshot import adapt
 
-__all__ = ["Recording", "adapt", "load"]
+__all__ = ["Recording", "adapt", "digest", "load", "locate"]
 
 SUFFIX = ".parquet"
 
@@ -78,7 +78,7 @@ def load(source: str | Path) -> Recording:
         requests=requests,
         nr_handles=first.json["max_pfn"],
         left_out=left_out,
-        digest=_digest(path, first),
+        digest=digest(path, first),
     )
 
 
@@ -95,7 +95,7 @@ def locate(source: str | Path) -> Path:
     raise RecordingError(f"{source} is neither a workload nor a file (tried {path.name} and {path.name}{SUFFIX})")
 
 
-def _digest(path: Path, first: "files.Snapshot") -> str:
+def digest(path: Path, first: "files.Snapshot") -> str:
     """
     SHA-256 over the files that decide the result: rows and snapshot 0.
     """

@@ -70,13 +70,14 @@ class Rows:
     """
     The columns that a replay needs, one element a row; null is MISSING.
 
-    event: index into names.
+    event: index into names. first: the number in the file of the first of them.
     """
 
     label: str
     names: list[str]
     event: np.ndarray
     columns: dict[str, np.ndarray]
+    first: int = 0
 
     def __getattr__(self, name: str) -> np.ndarray:
         try:
@@ -118,6 +119,15 @@ class RowFile:
         self._parquet = _open_parquet(self._pa, path)
         self.columns = frozenset(self._parquet.schema_arrow.names)
         self.nr_rows: int = self._parquet.metadata.num_rows
+
+    def event_names(self) -> frozenset[str]:
+        """
+        The events that occur.
+        """
+        found: set[str] = set()
+        for batch in self.batches(["event"], 1 << 20):
+            found |= {EVENT_ORDER[code] for code in np.unique(batch["event"]) if code != OTHER_EVENT}
+        return frozenset(found)
 
     def batches(self, columns: Iterable[str], size: int = 1 << 16) -> Iterator[dict[str, np.ndarray]]:
         """

@@ -191,6 +191,8 @@ class _Rows(files.RowFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        # Reading ahead keeps all that was read: memory would grow with the file after all.
+        self._parquet = self._pa.parquet.ParquetFile(path, pre_buffer=False)
         self.counts: dict[str, int] = {}
         self._counted = 0
 

@@ -116,7 +116,8 @@ class Life:
     zone: name, index, first and last page; None without a snapshot. start, end: what the snapshots show, with the
     position in the list; None where there is no snapshot. followed: where the rows lead to.
     agrees: whether ``followed`` is what snapshot 1 shows; None where one of the two is not known.
-    neighbours: pages of the neighbourhood by whether they agree: {"agree", "differ", "not_known"}.
+    neighbours: pages of the neighbourhood by whether they agree: {"agree", "differ", "not_known"}. places: where the
+    rows lead each of them to.
     times: ns by kind of place. misfits: rows of the neighbourhood that do not fit what was followed.
     """
 
@@ -136,6 +137,7 @@ class Life:
     steps: list[Step]
     agrees: bool | None
     neighbours: dict[str, int] | None
+    places: list[Place]
     times: dict[str, int]
     lost: dict[str, int]
     outside: int
@@ -259,6 +261,7 @@ def explain(path: Path, pfn: int, *, batch: int = BATCH) -> Life:
     reader.finish()
     end = _places(last, follower.base) if last is not None else None
     verdicts = [_agrees(a, b, probes=follower.probes) for a, b in zip(follower.at, end or ())]  # noqa: B905
+    derived = last is not None and bool(last.json.get("derived"))
     life = Life(
         name=base.name,
         pfn=pfn,
@@ -271,7 +274,7 @@ def explain(path: Path, pfn: int, *, batch: int = BATCH) -> Life:
         zone=zone,
         start=_shown(first, pfn) if first is not None else None,
         end=_shown(last, pfn) if last is not None else None,
-        end_derived=last is not None and bool(last.json.get("derived")),
+        end_derived=derived,
         followed=follower.at[follower.target],
         steps=follower.steps,
         agrees=verdicts[follower.target] if verdicts else None,
@@ -281,6 +284,7 @@ def explain(path: Path, pfn: int, *, batch: int = BATCH) -> Life:
         }
         if verdicts
         else None,
+        places=follower.at,
         times=follower.times(reader.begins_ns, reader.last_ns),
         lost=reader.lost,
         outside=reader.outside(pfn),
@@ -290,6 +294,8 @@ def explain(path: Path, pfn: int, *, batch: int = BATCH) -> Life:
         number, ts_ns, cpu = reader.first_gap
         life.steps.append(Step("lost", ts_ns, [number], cpu, None, None, {}))
         life.steps.sort(key=lambda step: step.rows[0])
+    if derived and life.end is not None:
+        life.end.pop("lru", None)  # a derived snapshot does not know LRU flags
     for step in life.steps:
         step.t_ns -= reader.first_ns
     _name_tasks(rows, life.steps, batch)
@@ -536,6 +542,13 @@ class _Window:
             self._cpus[cpu] = np.flatnonzero(self.column("cpu") == cpu)
         positions = self._cpus[cpu]
         return positions, int(np.searchsorted(positions, number - self._first))
+
+    def unbroken(self, rows: np.ndarray, begin: int, end: int) -> bool:
+        """
+        Whether no row is lost between two of the rows of a CPU.
+        """
+        count = self.column("cpu_seq")
+        return int(count[rows[end]] - count[rows[begin]]) == end - begin
 
     def number(self, at: int) -> int:
         """
@@ -976,6 +989,8 @@ class _Follower:
         entries = [int(pfns[i]) for i in rows[begin:end] if event[i] in takes]
         entries = [pfn for n, pfn in enumerate(entries) if n == 0 or pfn != entries[n - 1]]
         facts = {"nth": entries.index(row.pfn) + 1, "of": len(entries)}
+        if not self._window.unbroken(rows, begin, end - 1):
+            facts = {}
         after = rows[end:]
         handed = (event[after] == _CODE["mm_page_alloc"]) & (pfns[after] == row.pfn)
         if self.probes:
@@ -1293,12 +1308,13 @@ class _Follower:
         facts = {"pcp_cpu": window.value("pcp_cpu", bulk), "row": window.number(bulk)}
         facts |= {"asked": window.value("nr", bulk), "count": window.value("count", bulk)}
         facts["high"] = window.value("high", bulk)
-        candidates = before[: bulks[-1]]
-        candidates = candidates[np.isin(event[candidates], [_CODE[name] for name in REASONS])]
-        for i in candidates[::-1][:LONGEST_SEARCH]:
-            reason = self._reason(window, int(i), bulk)
+        if not window.unbroken(rows, int(bulks[-1]), at):
+            return {"lost": True}  # the pcp_bulk_free that counts may be among the lost rows
+        candidates = np.flatnonzero(np.isin(event[before[: bulks[-1]]], [_CODE[name] for name in REASONS]))
+        for i in candidates[::-1][:LONGEST_SEARCH].tolist():
+            reason = self._reason(window, int(before[i]), bulk)
             if reason is not None:
-                facts |= reason
+                facts |= reason if window.unbroken(rows, i, int(bulks[-1])) else {"lost": True}
                 break
         return {name: value for name, value in facts.items() if value is not None}
 

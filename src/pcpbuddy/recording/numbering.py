@@ -305,7 +305,8 @@ class _Seen:
         """
         Take more numbers; those that are new come back, ascending.
         """
-        unique = np.unique(numbers)
+        # In order and without repetition, as nearly always: nothing to sort.
+        unique = numbers if (np.diff(numbers) > 0).all() else np.unique(numbers)
         before, ahead = unique[unique <= self.top], unique[unique > self.top]
         before = before[before > self.top - WINDOW]
         before = before[~self._bits[before % WINDOW]]

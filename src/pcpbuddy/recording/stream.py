@@ -51,11 +51,26 @@ def verify(rows: Rows, first: Snapshot, last: Snapshot | None) -> None:
     """
     if not len(rows.event):
         raise RecordingError(f"{rows.label} has no rows")
+    verify_numbering(rows, first)
+    _verify_positions(rows, first, last)
+    verify_values(rows, first)
+
+
+def verify_numbering(rows: Rows, first: Snapshot) -> None:
+    """
+    Refuse rows of CPUs or phases that cannot be.
+    """
     nr_cpus = len(first.json["ring"])
     _refuse(rows, (rows.cpu < 0) | (rows.cpu >= nr_cpus), "cpu", f"the snapshot has CPUs 0 to {nr_cpus - 1}")
     _refuse(rows, (rows.phase < 0) | (rows.phase > 2), "phase", "phases are 0, 1 and 2")
     _refuse(rows, rows.cpu_seq < 0, "cpu_seq", "each CPU counts its rows from 0")
-    _verify_positions(rows, first, last)
+
+
+def verify_values(rows: Rows, first: Snapshot) -> None:
+    """
+    Refuse rows that name pages, orders, types, zones or CPUs that cannot be.
+    """
+    nr_cpus = len(first.json["ring"])
     paged, may_fail = rows.which(*WITH_PAGE), rows.which(*MAY_FAIL)
     orders = (rows.order < 0) | (rows.order >= NR_ORDERS)
     missing = rows.order == MISSING
@@ -96,7 +111,7 @@ def _refuse(rows: Rows, wrong: np.ndarray, column: str, expected: str) -> None:
     more = int(np.count_nonzero(wrong)) - 1
     others = f" (and {more} more rows like it)" if more else ""
     raise RecordingError(
-        f"{rows.label}, row {row} ({rows.names[rows.event[row]]}): {seen}, but {expected}{others}; "
+        f"{rows.label}, row {rows.first + row} ({rows.names[rows.event[row]]}): {seen}, but {expected}{others}; "
         "the file is damaged: copy or record it again"
     )
 

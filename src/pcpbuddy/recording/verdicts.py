@@ -72,13 +72,16 @@ def incomplete(health: Health) -> list[str]:
     return found
 
 
-def refusals(health: Health) -> list[str]:
+def refusals(health: Health, *, loading: bool = True) -> list[str]:
     """
-    Why ``load``, and with it every replay, refuses the recording; empty if it does not.
+    Why a replay refuses the recording; empty if it does not.
+
+    loading: handle mode and ``compare`` read all rows at once and take no file that has rows twice or ends too early;
+    the other modes count both and go on.
     """
     found = []
     if not health.rows:
-        found.append("there are no rows")
+        return ["there are no rows"]
     first, last = health.snapshots
     if not first.there:
         found.append("snapshot 0 is missing, the state that a replay starts from")
@@ -86,17 +89,19 @@ def refusals(health: Health) -> list[str]:
         found.append("snapshot 0 cannot be used")
     if last.there and not last.usable:
         found.append("snapshot 1 cannot be used (move it away to replay without it)")
-    if health.rows and first.usable and first.cut_off:
+    if loading and first.usable and first.cut_off:
         found.append(f"rows of {_cpus(first.cut_off)} end before snapshot 0")
-    elif health.rows and last.usable and last.cut_off:
+    elif loading and last.usable and last.cut_off:
         found.append(f"rows of {_cpus(last.cut_off)} end before snapshot 1 (move it away to replay what is there)")
-    if health.repeated:
+    if loading and health.repeated:
         found.append(f"{_n(health.repeated, 'row')} {_have(health.repeated)} a number that occurs twice")
     refused = [fault for fault in health.impossible if fault.column != "ts_ns"]
     if refused or health.events_unknown:
         parts = [f"{_n(fault.rows, 'row')} with an impossible {fault.column}" for fault in refused]
         parts += [f"{_n(count, 'row')} of unknown event {name}" for name, count in health.events_unknown.items()]
         found.append(f"the file has {', '.join(parts)}")
+    if not health.phases[1]:
+        found.append("no row lies between the snapshots")
     return found
 
 
@@ -104,20 +109,18 @@ def modes(health: Health) -> list[Verdict]:
     """
     How each replay mode, and ``compare``, fares with the recording.
     """
-    refused = refusals(health)
-    if not health.phases[1] and health.rows:
-        refused.append("no row lies between the snapshots, so there is nothing to replay")
-    names = ("free-run", "guided", "resync", "handle", "compare")
-    if refused:
-        return [Verdict(name, NO, " and ".join(refused)) for name in names]
-    told = {
-        "free-run": _free_run(health),
-        "guided": _guided(health),
-        "resync": _resync(health),
-        "handle": _handle(health),
-        "compare": _handle(health),
-    }
-    return [_but(name, told[name]) for name in names]
+    told = (
+        ("free-run", _free_run, False),
+        ("guided", _guided, False),
+        ("resync", _resync, False),
+        ("handle", _handle, True),
+        ("compare", _handle, True),
+    )
+    verdicts = []
+    for name, drawbacks, loading in told:
+        refused = refusals(health, loading=loading)
+        verdicts.append(Verdict(name, NO, " and ".join(refused)) if refused else _but(name, drawbacks(health)))
+    return verdicts
 
 
 def _free_run(health: Health) -> list[str]:
@@ -143,8 +146,9 @@ def _guided(health: Health) -> list[str]:
         found.append("ticks (R7) have to be guessed from the drains they cause")
     elif health.signs.compaction:
         found.append("what compaction and isolation did to the lists (R6) has to be resynced")
-    if health.pages.frees_unknown and not health.lost_between_snapshots:
-        found.append(f"{_n(health.pages.frees_unknown, 'page')} freed here were taken unseen (R1)")
+    count = health.pages.frees_unknown
+    if count and not health.lost_between_snapshots:
+        found.append(f"{_n(count, 'page')} freed here {_were(count)} taken unseen (R1)")
     return found + _end_state(health)
 
 
@@ -169,9 +173,8 @@ def _handle(health: Health) -> list[str]:
         parts = [f"{count} {what}" for count, what in skipped if count]
         found.append(f"frees are skipped ({', '.join(parts)})")
     if pages.frees_unseen:
-        found.append(
-            f"{_n(pages.frees_unseen, 'page')} are allocated twice with no free between, so freed at that point"
-        )
+        count = pages.frees_unseen
+        found.append(f"{_n(count, 'page')} {_are(count)} allocated twice with no free between, so freed at that point")
     found += _displaced(health)
     if not health.with_probes:
         found.append("ticks are assumed (one per CPU and second)")
@@ -194,6 +197,8 @@ def _loss(health: Health) -> str:
 
 
 def _displaced(health: Health) -> list[str]:
+    if health.repeated:
+        return [f"{_n(health.repeated, 'row')} {_have(health.repeated)} a number that occurs twice and count twice"]
     if health.displaced:
         return [f"{_n(health.displaced, 'row')} {_are(health.displaced)} out of place and taken where they stand"]
     if health.clock.back:

@@ -37,7 +37,7 @@ NO_START = (
 )
 LIMITS = {
     "high": "went over the limit",
-    "free_high": "was one high-order free after another (free_high, B-81)",
+    "free_high": "came after another high-order free (free_high, B-81)",
     "reclaim": "went over the limit of 4 batches while reclaim ran (B-83)",
     None: "set it off",
 }
@@ -179,7 +179,10 @@ def _taken(life: Life, step: Step, _: list[Step]) -> str:
         told += f" as {_entry(facts, life.pfn)},"
     if refill["into"] == "pcp":
         told += f" to refill CPU {step.cpu}'s PCP ({_list(facts.get('list'))})"
-        told += f", {_ordinal(refill['nth'])} of {refill['of']}" if refill["of"] > 1 else ", its only entry"
+        if refill.get("of", 0) > 1:
+            told += f", {_ordinal(refill['nth'])} of {refill['of']}"
+        elif "of" in refill:
+            told += ", its only entry"
     elif refill["into"] == "request":
         told += " for one request, past the PCP"
         if refill.get("trylock_failed"):
@@ -277,6 +280,8 @@ def _drained(life: Life, step: Step, _: list[Step]) -> str:
         told += f": decay of the PCP (row {why['reason_row']})"
     elif reason is not None:
         told += f": {reason} (row {why['reason_row']})"
+    elif why.get("lost"):
+        told += ": why, is among the lost rows"
     elif why.get("likely") == "free":
         told += f": most likely the free of page {why['pfn']} before it (row {why['row']}) went over the limit (R7)"
     elif not life.probes and (step.comm or "").startswith("kworker"):
@@ -323,8 +328,10 @@ def _retyped(_: Life, step: Step, __: list[Step]) -> str:
     return told
 
 
-def _lost(life: Life, _: Step, __: list[Step]) -> str:
+def _lost(life: Life, step: Step, _: list[Step]) -> str:
     places = life.lost["places"]
+    if step.rows[0] >= life.nr_rows:
+        return f"the rows end here; {life.lost['rows']} that were written before snapshot 1 are lost"
     where = "here" if places == 1 else f"at {places} places, of which this is the first"
     return f"{life.lost['rows']} rows are lost {where}: from here on steps can be missing"
 
@@ -404,7 +411,10 @@ def _check(life: Life) -> Iterator[str]:
         if life.followed.kind == "allocated" and life.followed.order and not life.end.get("order"):
             told += f" The order {life.followed.order} is not in it: not a compound page, or split since."
     else:
-        told = f"SNAPSHOT 1{derived} DISAGREES: the followed life ends {followed}."
+        told = f"Snapshot 1{derived} does not agree: the followed life ends {followed}."
+        told += (
+            " Rows are lost, which can be why." if life.lost["rows"] else " No row is lost, so one of both is wrong."
+        )
     counts = life.neighbours
     if not counts["differ"] and not counts["not_known"]:
         yield told + f" So do all {counts['agree']} pages from {around}." if life.agrees else told
