@@ -229,7 +229,8 @@ class _Opened:
         document = self.first.json
         managed = sum(zone["managed_pages"] for zone in document["zones"])
         zones = ", ".join(zone["name"] for zone in document["zones"])
-        return f"{self.name}: Linux {document['kernel']}, {len(document['ring'])} CPUs, {managed // 256} MiB, zones {zones}"
+        cpus = len(document["ring"])
+        return f"{self.name}: Linux {document['kernel']}, {cpus} CPUs, {managed // 256} MiB, zones {zones}"
 
 
 def _as_handle(counted: dict[str, Any]) -> dict[str, int]:

@@ -209,6 +209,11 @@ class Node:
     def from_state(cls, state: Mapping[str, Any], policy: str | Policy = "fixed") -> Self: ...
     @property
     def cpus(self) -> int: ...
+    def describe(self, pfn: int) -> str:
+        """
+        Where a page is, in words. Raises BadFree if in no zone.
+        """
+
     def alloc(self, order: int = 0, gfp: int = 0x100CCA, cpu: int = 0) -> int:
         """
         Allocate as the kernel's entry point does: zone, type and flags from gfp (B-25 to B-29, B-75, B-76).
@@ -268,6 +273,48 @@ class HandleReplay:
         """
 
     def result(self) -> dict[str, int]: ...
+
+class KernelReplay:
+    """
+    Rows of a recording against a node under ``mainline`` (docs/reference/replay.md section 5).
+
+    mode: "free-run", "guided" or "resync". folds: whether vmfold rows were recorded; else decay rows fold counters.
+    drift_marks: of each zone, percpu_drift_mark (B-16). The node's event rings are used, and gone afterwards.
+    """
+
+    node: Node
+
+    def __init__(
+        self,
+        node: Node,
+        nr_handles: int,
+        *,
+        mode: str = "free-run",
+        folds: bool = False,
+        drift_marks: Sequence[int] | None = None,
+    ) -> None: ...
+    def feed(self, rows: Any, *, last: bool = False, until_difference: bool = False) -> bool:
+        """
+        Replay further rows (recording.rows.ROW, checked: they name pages and CPUs of this node). Releases the GIL.
+
+        last: nothing follows. until_difference: stop behind the first row that differs.
+        Returns True if stopped so; call again with no rows to go on.
+        """
+
+    def result(self) -> dict[str, Any]:
+        """
+        What was counted; pairs are (recorded, exact).
+        """
+
+    def open_operations(self) -> int:
+        """
+        How many drains were predicted and have not come yet; the state may lack them.
+        """
+
+    def differences(self) -> list[dict[str, Any]]:
+        """
+        The first 1024 of them, as dicts of row, kind, cpu, order, type, zone, predicted, recorded and cause.
+        """
 
 def bench(zone: Zone, what: str, n: int, cpu: int = 0) -> int: ...
 def pcp_sizing(managed: int, cpus: int, low: int, fraction: int = 0) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ the state to start from and the requests. What a recording is: docs/reference/re
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Recording:
     digest: str
 
 
-def load(source: str | Path) -> Recording:
+def load(source: str | os.PathLike[str]) -> Recording:
     """
     Open NAME or NAME.parquet, with NAME.snap0 (and NAME.snap1, where there is one) beside it.
 
@@ -82,7 +83,7 @@ def load(source: str | Path) -> Recording:
     )
 
 
-def locate(source: str | Path) -> Path:
+def locate(source: str | os.PathLike[str]) -> Path:
     """
     The parquet file that SOURCE names, with or without its ending.
     """

@@ -162,7 +162,8 @@ class Reader:
                     packed[name].dtype, casting="unsafe"
                 )
         packed["pcp_cpu"] = np.where(packed["pcp_cpu"] < 0, packed["cpu"], packed["pcp_cpu"])
-        return packed[self._placed(rows.label, packed)]
+        placed: np.ndarray = packed[self._placed(rows.label, packed)]
+        return placed
 
     def _watch(self, columns: dict[str, np.ndarray]) -> None:
         """
@@ -213,15 +214,15 @@ class Reader:
         # The zone of a page counts, not what a damaged row says of it.
         packed["zone"] = np.where(of_zone & paged & ~nowhere, self._zone_of[pfn], packed["zone"])
         self.health.outside += int(np.count_nonzero(nowhere))
-        return ~nowhere
+        return np.logical_not(nowhere)
 
 
 def _refuse(label: str, packed: np.ndarray, wrong: np.ndarray, field: str, expected: str) -> None:
     if wrong.any():
         row = packed[int(np.argmax(wrong))]
         raise RecordingError(
-            f"{label}, row {row['row']} ({EVENT_ORDER[row['event']]}): {field} {row[field]}, but {expected}; the file is "
-            "damaged: copy or record it again"
+            f"{label}, row {row['row']} ({EVENT_ORDER[row['event']]}): {field} {row[field]}, but {expected}; "
+            "the file is damaged: copy or record it again"
         )
 
 

@@ -255,13 +255,15 @@ def _freed(life: Life, step: Step, _: list[Step]) -> str:
         return f"{told}, {_type(facts.get('type'))}; {_merged(facts['merged'])}"
     if entry is None:
         return told + "; it reached no list before the recording ended"
-    told += f"; onto the head of CPU {facts['pcp_cpu']}'s PCP ({_list(facts.get('list'))})" + after
-    if life.probes:
-        if entry["order"] > facts["order"]:
-            told += f", within {_entry(entry, life.pfn)}, as which contiguous pages are freed (B-94)"
-    elif entry["order"] > facts["order"]:
-        told += f", within {_entry(entry, life.pfn)}: later rows show it (contiguous frees, R5)"
-    elif not facts.get("batched") and (facts.get("contiguous") or part):
+    if entry["order"] > facts["order"]:
+        shown = "" if life.probes else ", which later rows show"
+        told += f" with its neighbours (contiguous pages, B-94{shown}); as {_entry(entry, life.pfn)}"
+    else:
+        told += ";"
+    told += f" onto the head of CPU {facts['pcp_cpu']}'s PCP ({_list(facts.get('list'))})" + after
+    if life.probes or entry["order"] > facts["order"]:
+        return told
+    if not facts.get("batched") and (facts.get("contiguous") or part):
         told += ", unless it was freed as one with its neighbours: then within a larger entry, which no row shows (R5)"
     return told
 

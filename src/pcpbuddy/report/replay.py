@@ -198,8 +198,8 @@ def _final(final: Mapping[str, Any]) -> list[str]:
     source = "snapshot 1" + (f" ({final['derived']})" if "derived" in final else "")
     if final["equal"]:
         lines = _wrap(
-            f"Final state equal to {source}: every free list and PCP list in order, every PCP field, pageblock type and "
-            "counter."
+            f"Final state equal to {source}: every free list and PCP list in order, every PCP field, pageblock type "
+            "and counter."
         )
     else:
         total = len(final["differences"]) + final.get("further_differences", 0)
@@ -240,8 +240,8 @@ def _recording(results: Mapping[str, Any]) -> list[str]:
     if recording["lost"]:
         cpus = ", ".join(f"CPU {cpu}: {count}" for cpu, count in recording["lost_by_cpu"].items())
         lines += _wrap(
-            f"INCOMPLETE RECORDING (R11): {recording['lost']} rows are missing ({cpus}). What is exact is so only as far "
-            "as the rows go."
+            f"INCOMPLETE RECORDING (R11): {recording['lost']} rows are missing ({cpus}). What is exact is so only as "
+            "far as the rows go."
         )
     if recording["disordered"]:
         lines += _wrap(f"DAMAGED RECORDING: {recording['disordered']} rows stand behind later ones of the same CPU.")
