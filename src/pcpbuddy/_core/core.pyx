@@ -12,16 +12,14 @@ from ..errors import BadFree, ConfigError, Corruption, CpuOffline, OutOfPages, U
 from ..names import DISOWN_REASONS, EVENT_NAMES, MAX_CPUS, MIGRATETYPE_NAMES
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport INT32_MAX, int32_t, int64_t, int8_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
-from libc.string cimport memcmp, memmove
+from libc.string cimport memcmp
 
 from .alloc cimport alloc_step, bulk_alloc_step, not_served
-from .buddy cimport (
-    account, insert, is_free_chunk, merge_free, move_block, remove, visible, zone_link,
-)
+from .buddy cimport visible, zone_link
 from .calls cimport (
-    bulk, bulk_watermark_ok, decay, decay_high, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
+    bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
     offline_cpu, online_cpu, split_page, tick,
 )
 from .check cimport CHECKED, Fault, check as check_state
@@ -30,49 +28,32 @@ from .driver cimport (
     NO_LOCKS, PLAIN, SPIN, alloc as alloc_locked, alloc_by_policy as alloc_page, begin, free_by_policy, free_page,
     perform,
 )
-from .events cimport E_EXTFRAG, E_FREE, E_PCPU_DRAIN, E_ZONE_LOCKED, NO_PFN, emit
+from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
 from .free cimport free_step
-from .isolation cimport isolate_block as isolate_section, take_free, unisolate_block
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
-from .node cimport (
-    ZONE_MOVABLE, ZONE_NORMAL, NodeRef, fast_flags, gfp_type, gfp_valid, gfp_zone, node_alloc, node_bulk, node_zone_of, preferred,
-)
+from .node cimport NodeRef, gfp_type, gfp_valid, node_alloc, node_bulk, node_zone_of
 from .op cimport (
-    A_REFILL, A_RESERVE, A_START, A_TRIED, A_ZONE, B_REFILL, B_START, B_TRIED, DONE, D_HOLD, D_START, ELSEWHERE, F_DIRECTING, F_DRAINING, F_NEXT, F_PREPARE, F_PREPARING, LOCK_PCP, LOCK_ZONE, OP_ALL, OP_BARE, OP_BATCH,
-    OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, TRY_PCP, UNLOCK_PCP, UNLOCK_ZONE, X_START, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
+    A_START, A_ZONE, B_START, DONE, D_START, ELSEWHERE, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
+    OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, X_START, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
 )
-from .ownership cimport own_link_after
 from .page cimport (
-    ALLOC, BELOW_HIGH, BUDDY, CMA, CPU_SHIFT, DEFERRED, FREE_HIGH_BATCH, HEAD_MASK, HIGHATOMIC, HOLE, INTERIOR, ISOLATE, LINKED, MARK, MARK_ALL,
-    MAX_ORDER, MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, OWNED_HEADS,
-    OWNED_PER_TYPE, PB, PB_PAGES, PCP, REMOTE, SCALE_MAX, STRADDLES, Told, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event,
-    Outbox, Pcp, Policy, Ring, Zone as CZone, ZoneState, block_head, block_of, block_page, block_type, cpu_head, first_block,
-    idx, index_of, owned_head, pfn_of, set_block_type, set_word, word_of, word_order, word_type, zone_head,
+    ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, FREE_HIGH_BATCH, HOLE, INTERIOR, ISOLATE, LINKED, MARK, MARK_ALL, MAX_ORDER,
+    MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, OWNED_HEADS, OWNED_PER_TYPE, PB,
+    PB_PAGES, PCP, REMOTE, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Outbox, Pcp, Policy, Ring,
+    Zone as CZone, ZoneState, block_head, block_of, block_page, cpu_head, first_block, idx, index_of, owned_head,
+    pfn_of, set_block_type, set_word, word_of, word_order, word_type, zone_head,
 )
-from .pcp cimport list_index, list_type, pcp_del, pcp_order, pcp_put
-from .remote cimport nr_outboxes, outboxes
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
-from .retrace cimport (
-    C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, D_ALLOC, D_DRAIN, D_DRAINED, D_FIELDS,
-    D_FREE, D_LIST, D_REFILL, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP, FOUND_OWN_PCP, FPI_CONTIG,
-    FPI_TO_TAIL, FREE_RUN, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD, NR_CAUSES, NR_DIFFS, NR_FOUND, PATIENCE, RESYNC, RING,
-    TAKES, V_ALLOC, V_BLOCK_ISOLATE, V_BUDDY_FREE, V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE, V_EXTFRAG, V_FREE_ONE,
-    V_ISOLATE, V_KSWAPD_SLEEP, V_KSWAPD_WAKE, V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK, V_PCP_FREE,
-    V_PUTBACK, V_SET_BLOCK, V_TRYFAIL, V_VMFOLD, V_ZONE_LOCKED, Diff, Link, Retrace, Row, Section, Tally, Under,
-    is_section_row, past_pcp, row_at, zone_nr,
-)
 from .sizing cimport (
-    default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold,
-    zone_watermarks,
+    default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold, zone_watermarks,
 )
-from .watermark cimport watermark_fast, watermark_ok
+from .watermark cimport watermark_ok
 
 # Python names MAP_NORESERVE only from 3.13 on; the number is the same on all of Linux but Alpha, MIPS and SPARC.
 MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 include "step.pxi"
-
 
 # -- Zone ----------------------------------------------------------------------------------------------------
 

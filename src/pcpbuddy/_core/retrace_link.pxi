@@ -1,6 +1,32 @@
 # First pass over the rows: which request does each zone-lock section serve, and what came of its takes?
 # Included by core.pyx. Rows of one section are neighbours on their CPU, for interrupts are off.
 
+from libc.stdint cimport int32_t, int8_t
+from libc.string cimport memmove
+
+from .buddy cimport account, insert, is_free_chunk, merge_free, move_block, remove
+from .calls cimport decay_high
+from .events cimport E_EXTFRAG, E_PCPU_DRAIN, E_ZONE_LOCKED
+from .isolation cimport isolate_block as isolate_section, take_free, unisolate_block
+from .node cimport ZONE_MOVABLE, ZONE_NORMAL, fast_flags, gfp_zone, preferred
+from .op cimport (
+    A_REFILL, A_RESERVE, A_TRIED, B_REFILL, B_TRIED, D_HOLD, F_DIRECTING, F_DRAINING, LOCK_PCP, LOCK_ZONE, TRY_PCP,
+    UNLOCK_PCP, UNLOCK_ZONE,
+)
+from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, Told, block_type
+from .pcp cimport list_index, list_type, pcp_del, pcp_order
+from .retrace cimport (
+    C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, D_ALLOC, D_DRAIN, D_DRAINED, D_FIELDS,
+    D_FREE, D_LIST, D_REFILL, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP, FOUND_OWN_PCP, FPI_CONTIG,
+    FPI_TO_TAIL, FREE_RUN, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD, NR_CAUSES, NR_DIFFS, NR_FOUND, PATIENCE, RESYNC, RING,
+    TAKES, V_ALLOC, V_BLOCK_ISOLATE, V_BUDDY_FREE, V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE, V_EXTFRAG, V_FREE_ONE,
+    V_ISOLATE, V_KSWAPD_SLEEP, V_KSWAPD_WAKE, V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK, V_PCP_FREE,
+    V_PUTBACK, V_SET_BLOCK, V_TRYFAIL, V_VMFOLD, V_ZONE_LOCKED, Diff, Link, Retrace, Row, Section, Tally, Under,
+    is_section_row, past_pcp, row_at, zone_nr,
+)
+from .watermark cimport watermark_fast
+
+
 cdef inline void own(Retrace *r, uint64_t first, uint64_t request) noexcept nogil:
     row_at(r, first).owner = request + 1
     row_at(r, request).owner = first + 1

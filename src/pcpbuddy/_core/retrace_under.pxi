@@ -412,7 +412,7 @@ cdef int extract(CZone *z, int cpu, idx p, int o, idx *end) noexcept nogil:
     return found
 
 cdef idx resync(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
-    """Ours goes back to the place that it came from, and the recorded page is taken from where it is. 0: it is nowhere."""
+    """Ours goes back where it came from, and the recorded page is taken from where it is. 0: it is nowhere."""
     cdef CZone *z = zone_nr(r, zone)
     cdef int worst = FOUND_IN_ZONE
     cdef int found

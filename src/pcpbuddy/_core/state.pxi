@@ -1,5 +1,9 @@
 # The state of a zone as plain Python objects, and back. Included by core.pyx.
 
+from .ownership cimport own_link_after
+from .pcp cimport pcp_put
+from .remote cimport nr_outboxes, outboxes
+
 cdef dict SWITCH_VALUES = {switch.name: switch.values for switch in SWITCHES}
 
 

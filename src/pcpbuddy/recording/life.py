@@ -749,6 +749,7 @@ class _Follower:
         if first is not None:
             self.at = _places(first, self.base)
             self.types = _block_types(first, self.base)
+        self._stored: list[int | None] = [None, None]  # the types of blocks while they are isolated
         self._zones = zones
         self._claims: dict[int, Row] = {}
         self._freeing: Step | None = None  # mm_page_free came, the page is not on a list yet
@@ -1013,6 +1014,10 @@ class _Follower:
         claim = self._claims.get(row.cpu)
         self._retype(row, row.pfn, row.pbflags & snapshot.BLOCK_TYPE, claim)
 
+    def _on_move_block(self, row: Row) -> None:
+        if 0 <= row.migratetype < ISOLATE:
+            self._retype(row, row.pfn, row.migratetype, self._claims.get(row.cpu))
+
     def _retype(self, row: Row, pfn: int, T: int, claim: Row | None = None) -> None:
         """
         The type of a block changes: free chunks in it go to the lists of the new type.
@@ -1035,9 +1040,9 @@ class _Follower:
             if place.kind == ZONE and place.order == MAX_PAGE_ORDER:
                 for part in (self.base, self.base + PAGEBLOCK_PAGES):
                     self._fill(part, PAGEBLOCK_ORDER, Place(kind=ZONE, head=part, order=PAGEBLOCK_ORDER))
-            self.types[block] = ISOLATE
-        else:  # B-111: what it was before is in the next row that names it
-            self.types[block] = None
+            self._stored[block], self.types[block] = self.types[block], ISOLATE
+        else:  # B-111
+            self.types[block] = self._stored[block]
             if place.kind == ZONE and place.order == PAGEBLOCK_ORDER:
                 self._merge(head, PAGEBLOCK_ORDER)
         if block == _block(self.pfn):
@@ -1280,7 +1285,10 @@ class _Follower:
         A later row shows that contiguous frees were put on a list as one larger entry (B-94, R5).
         """
         if self._covers(pfn, order) and self._last_free is not None:
-            self._last_free.facts["entry"] = {"head": pfn, "order": order}
+            facts = self._last_free.facts
+            facts["entry"] = {"head": pfn, "order": order}
+            if "list" in facts:
+                facts["list"] = _list_index(order, facts["list"] % NR_PCP_TYPES)
 
     def _why(self, row: Row) -> dict[str, Any]:
         """

@@ -214,7 +214,8 @@ class Reader:
         # The zone of a page counts, not what a damaged row says of it.
         packed["zone"] = np.where(of_zone & paged & ~nowhere, self._zone_of[pfn], packed["zone"])
         self.health.outside += int(np.count_nonzero(nowhere))
-        return np.logical_not(nowhere)
+        placed: np.ndarray = ~nowhere
+        return placed
 
 
 def _refuse(label: str, packed: np.ndarray, wrong: np.ndarray, field: str, expected: str) -> None:
