@@ -142,6 +142,7 @@ class _Opened:
         self.state = snapshot.node_state(self.first)
         self.digest = digest(path, self.first)
         self.events = self.file.event_names()
+        self.plain = not self.events & {"pcp_alloc", "pcp_free"}  # standard tracepoints only
 
     def run(self, mode: str, chosen: Policy, until: int | None, progress: Progress | None) -> Replay:
         """
@@ -150,7 +151,7 @@ class _Opened:
         node = _core.Node.from_state(self.state, chosen)
         marks = [zone["percpu_drift_mark"] for zone in self.first.json["zones"]]
         core = _core.KernelReplay(
-            node, self.first.json["max_pfn"], mode=mode, folds="vmfold" in self.events, drift_marks=marks
+            node, self.first.json["max_pfn"], mode=mode, folds="vmfold" in self.events, plain=self.plain, drift_marks=marks
         )
         reader = rows.Reader(self.file, self.first, self.last)
         recent: collections.deque[np.ndarray] = collections.deque(maxlen=4)
@@ -328,7 +329,7 @@ def _look_around(
         found["fields"] = {
             name: int(row[name])
             for name in rows.ROW.names or ()
-            if name not in ("row", "owner", "done", "event") and int(row[name]) not in (-1, rows.NO_FIELD, rows.NO_PFN)
+            if name not in ("row", "next", "owner", "done", "event") and int(row[name]) not in (-1, rows.NO_FIELD, rows.NO_PFN)
         }
     key = (found["order"] or 0, min(found["migratetype"] or 0, 1 if (found["order"] or 0) > 3 else 2))
     found["state"] = {

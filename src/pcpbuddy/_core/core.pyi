@@ -279,6 +279,7 @@ class KernelReplay:
     Rows of a recording against a node under ``mainline`` (docs/reference/replay.md section 5).
 
     mode: "free-run", "guided" or "resync". folds: whether vmfold rows were recorded; else decay rows fold counters.
+    plain: whether standard tracepoints only were recorded: then their true order has to be found (R3).
     drift_marks: of each zone, percpu_drift_mark (B-16). The node's event rings are used, and gone afterwards.
     """
 
@@ -291,6 +292,7 @@ class KernelReplay:
         *,
         mode: str = "free-run",
         folds: bool = False,
+        plain: bool = False,
         drift_marks: Sequence[int] | None = None,
     ) -> None: ...
     def feed(self, rows: Any, *, last: bool = False, until_difference: bool = False) -> bool:

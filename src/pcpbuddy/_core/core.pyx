@@ -15,9 +15,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
 from libc.string cimport memcmp
-
 from .alloc cimport alloc_step, bulk_alloc_step, not_served
-from .buddy cimport visible, zone_link
+from .buddy cimport first, visible, zone_link
 from .calls cimport (
     bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
     offline_cpu, online_cpu, split_page, tick,
@@ -495,5 +494,6 @@ include "state.pxi"
 include "faces.pxi"
 include "retrace_link.pxi"
 include "retrace_under.pxi"
+include "retrace_plain.pxi"
 include "retrace_rows.pxi"
 include "retrace_face.pxi"

@@ -52,6 +52,14 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
     TAKES = 4096               # of one section
     DIFFS = 1024               # of each replay that are kept
     RING = 1 << 14             # events: more than any section emits
+    LAG = 1 << 16              # rows that a plain recording's are looked at ahead
+    HISTORY = 1 << 13          # executed rows that are kept to look back at
+    REACH = 1 << 14            # rows to look for the next one of a task
+    OBSERVED = 1 << 15         # pages of one drain
+    RUN = 1 << 13              # pages of one contiguous free
+    NO_PIECE = -1              # Row.fpi of a plain mm_page_free: not looked at; else its order; or in a later piece
+    LATER = -2
+    DRAIN_GAP_NS = 500000000   # more than this between two rows of one drain: they are of two
 
     FREE_RUN = 0               # Retrace.mode
     GUIDED = 1
@@ -86,6 +94,7 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
 
 cdef struct Row:               # recording.rows.ROW
     uint64_t row
+    uint64_t next              # serial + 1 of the next row that names the same page
     uint64_t owner             # of the first row of a section: its request's serial + 1; of a request: the section's
     int64_t ts_ns
     uint32_t pfn
@@ -121,6 +130,7 @@ cdef struct Row:               # recording.rows.ROW
 cdef struct Link:              # of one CPU
     uint64_t first[8]          # serials of the sections whose request is not seen yet
     uint32_t pfn[8]            # the last page that each took
+    uint32_t head[8]           # and the first
     int8_t order[8]
     int n
     bint running               # the CPU's last row belongs to the section on top
@@ -135,8 +145,8 @@ cdef struct Under:             # an operation that is under way
     uint8_t in_gap             # between two holds of a drain, without its PCP lock (B-82)
     uint64_t born
     uint64_t owner             # serial + 1 of its request
+    int64_t task               # who does it: see task_of
     uint32_t pfn
-    int32_t pid
 
 cdef struct Section:           # the zone-lock section that was last run in a zone, against its rows
     uint64_t at                # the ring's next event to compare
@@ -166,6 +176,7 @@ cdef struct Retrace:
     int cpus
     int mode
     bint folds                 # vmfold rows are recorded
+    bint plain                 # standard tracepoints only
     bint compacts              # compaction has been seen at work: it reorders lists unseen (R6)
     uint32_t *map              # recorded page -> own page + 1; 0: not allocated
     uint32_t nr_handles
@@ -178,6 +189,14 @@ cdef struct Retrace:
     Under *under               # DEPTH of each CPU
     Under **holder             # [zone][cpu]: who holds the PCP lock between rows
     Under **draining           # [cpu]: whose drained pages are expected next
+    uint64_t *next_of          # plain, per page: serial + 1 of the first row naming it that is not executed
+    uint64_t *last_of          # of the last row naming it that is linked
+    uint64_t *pushed           # of the row that freed it into a PCP
+    uint8_t *early             # popped before its mm_page_alloc came
+    uint32_t *observed         # pages of the drain that is looked at
+    int nr_observed
+    int nr_together            # of them, those before another task's row
+    int64_t observed_pages
     Row *rows                  # from serial `base` on
     uint64_t base
     uint64_t room

@@ -15,6 +15,11 @@ cdef class KernelReplay:
         cdef int k
         if r is NULL:
             return
+        c_free(r.next_of)
+        c_free(r.last_of)
+        c_free(r.pushed)
+        c_free(r.early)
+        c_free(r.observed)
         for k in range(r.node.nr):
             r.node.zones[k].ring = NULL
             r.node.zones[k].told = NULL
@@ -31,7 +36,8 @@ cdef class KernelReplay:
         c_free(r.by_cpu)
         c_free(r)
 
-    def __init__(self, Node node, uint32_t nr_handles, *, str mode="free-run", bint folds=False, drift_marks=None):
+    def __init__(self, Node node, uint32_t nr_handles, *, str mode="free-run", bint folds=False, bint plain=False,
+                 drift_marks=None):
         cdef Retrace *r = self.r
         cdef Zone zone
         cdef int64_t end = 0
@@ -56,6 +62,8 @@ cdef class KernelReplay:
         r.by_cpu = <Tally *>calloc(r.cpus, sizeof(Tally))
         if NULL in (r.map, r.links, r.under, r.holder, r.draining, r.by_cpu):
             raise MemoryError()
+        if plain:
+            self.open_plain()
         for k in range(r.node.nr):
             zone = node.zones[k]
             self.open_zone(k, zone)
@@ -64,6 +72,18 @@ cdef class KernelReplay:
                 if (word_of(&zone.z, i) & 7) == ALLOC:
                     for p in range(i, i + (1u << word_order(word_of(&zone.z, i)))):
                         r.map[pfn_of(&zone.z, p)] = <uint32_t>pfn_of(&zone.z, p) + 1
+
+    cdef open_plain(self):
+        """What is remembered of each page, to find the true order of operations."""
+        cdef Retrace *r = self.r
+        r.plain = True
+        r.next_of = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
+        r.last_of = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
+        r.pushed = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
+        r.early = <uint8_t *>calloc(r.nr_handles, 1)
+        r.observed = <uint32_t *>malloc(OBSERVED * sizeof(uint32_t))
+        if NULL in (r.next_of, r.last_of, r.pushed, r.early, r.observed):
+            raise MemoryError()
 
     cdef open_zone(self, int k, Zone zone):
         cdef Retrace *r = self.r
@@ -79,12 +99,13 @@ cdef class KernelReplay:
         zone.z.ring = &r.ring[k]
 
     cdef int append(self, rows) except -1:
-        """Behind the rows that are not executed yet."""
+        """Behind the rows that are not executed yet, and in plain recordings some that are."""
         cdef Retrace *r = self.r
         cdef Py_buffer view
         cdef Row *room
         cdef uint64_t n
-        cdef uint64_t keep = r.base + r.len - r.done
+        cdef uint64_t base = max(r.base, r.done - min(r.done, <uint64_t>HISTORY)) if r.plain else r.done
+        cdef uint64_t keep = r.base + r.len - base
         PyObject_GetBuffer(rows, &view, PyBUF_SIMPLE)
         try:
             n = view.len // sizeof(Row)
@@ -95,15 +116,15 @@ cdef class KernelReplay:
                 if room is NULL:
                     raise MemoryError()
                 if keep:
-                    memmove(room, &r.rows[r.done - r.base], keep * sizeof(Row))
+                    memmove(room, &r.rows[base - r.base], keep * sizeof(Row))
                 c_free(r.rows)
                 r.rows = room
                 r.room = 2 * (keep + n)
             elif keep:
-                memmove(r.rows, &r.rows[r.done - r.base], keep * sizeof(Row))
+                memmove(r.rows, &r.rows[base - r.base], keep * sizeof(Row))
             if n:
                 memmove(&r.rows[keep], view.buf, n * sizeof(Row))
-            r.base = r.done
+            r.base = base
             r.len = keep + n
         finally:
             PyBuffer_Release(&view)
@@ -128,6 +149,8 @@ cdef class KernelReplay:
                 link_row(r, r.linked)
                 r.linked += 1
             stop = r.linked if last else first_open(r)
+            if r.plain and not last:
+                stop = max(r.done, min(stop, r.linked - min(r.linked, <uint64_t>LAG)))
             while r.done < stop:
                 execute(r, r.done)
                 r.done += 1

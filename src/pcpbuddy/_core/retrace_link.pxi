@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int32_t, int8_t
 from libc.string cimport memmove
-
+from .alloc cimport hand_out
 from .buddy cimport account, insert, is_free_chunk, merge_free, move_block, remove
 from .calls cimport decay_high
 from .events cimport E_EXTFRAG, E_PCPU_DRAIN, E_ZONE_LOCKED
@@ -13,16 +13,17 @@ from .op cimport (
     A_REFILL, A_RESERVE, A_TRIED, B_REFILL, B_TRIED, D_HOLD, F_DIRECTING, F_DRAINING, LOCK_PCP, LOCK_ZONE, TRY_PCP,
     UNLOCK_PCP, UNLOCK_ZONE,
 )
-from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, Told, block_type
-from .pcp cimport list_index, list_type, pcp_del, pcp_order
+from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, USE_HIGHATOMIC, Told, block_type
+from .pcp cimport clamp, free_amount, list_at, list_index, list_type, pcp_del, pcp_order, refill_size, take_away
 from .retrace cimport (
-    C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, D_ALLOC, D_DRAIN, D_DRAINED, D_FIELDS,
-    D_FREE, D_LIST, D_REFILL, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP, FOUND_OWN_PCP, FPI_CONTIG,
-    FPI_TO_TAIL, FREE_RUN, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD, NR_CAUSES, NR_DIFFS, NR_FOUND, PATIENCE, RESYNC, RING,
-    TAKES, V_ALLOC, V_BLOCK_ISOLATE, V_BUDDY_FREE, V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE, V_EXTFRAG, V_FREE_ONE,
-    V_ISOLATE, V_KSWAPD_SLEEP, V_KSWAPD_WAKE, V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK, V_PCP_FREE,
-    V_PUTBACK, V_SET_BLOCK, V_TRYFAIL, V_VMFOLD, V_ZONE_LOCKED, Diff, Link, Retrace, Row, Section, Tally, Under,
-    is_section_row, past_pcp, row_at, zone_nr,
+    C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, DRAIN_GAP_NS, D_ALLOC, D_DRAIN, D_DRAINED,
+    D_FIELDS, D_FREE, D_LIST, D_REFILL, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP, FOUND_OWN_PCP,
+    FPI_CONTIG, FPI_TO_TAIL, FREE_RUN, HISTORY, LAG, LATER, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD, NO_PIECE, NR_CAUSES,
+    NR_DIFFS, NR_FOUND, OBSERVED, PATIENCE, REACH, RESYNC, RING, RUN, TAKES, V_ALLOC, V_BLOCK_ISOLATE, V_BUDDY_FREE,
+    V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE, V_EXTFRAG, V_FREE, V_FREE_BATCHED, V_FREE_ONE, V_ISOLATE,
+    V_KSWAPD_SLEEP, V_KSWAPD_WAKE, V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK, V_PCP_FREE, V_PUTBACK,
+    V_SET_BLOCK, V_TRYFAIL, V_VMFOLD, V_ZONE_LOCKED, Diff, Link, Retrace, Row, Section, Tally, Under, is_section_row,
+    past_pcp, row_at, zone_nr,
 )
 from .watermark cimport watermark_fast
 
@@ -37,25 +38,28 @@ cdef void drop_link(Link *link, int at) noexcept nogil:
     for k in range(at, link.n):
         link.first[k] = link.first[k + 1]
         link.pfn[k] = link.pfn[k + 1]
+        link.head[k] = link.head[k + 1]
         link.order[k] = link.order[k + 1]
 
 cdef void open_link(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
     if link.asked:                         # its request came first: a failed trylock, or an empty PCP
         own(r, serial, link.asked - 1)
         link.asked = 0
+    row_at(r, serial).done = True          # the first of its section
     if link.n == LINKS:
         drop_link(link, 0)
     link.first[link.n] = serial
     link.pfn[link.n] = NOT_THERE
+    link.head[link.n] = NOT_THERE
     link.order[link.n] = -1
     link.n += 1
     link.running = True
 
 cdef bint close_direct(Retrace *r, Link *link, Row *row, uint64_t serial) noexcept nogil:
-    """An mm_page_alloc: of a section past the PCP that took this page?"""
+    """An mm_page_alloc: of a section that took this page past the PCP; or, in a plain recording, as first of a refill?"""
     cdef int k = link.n - 1
     while k >= 0:
-        if link.pfn[k] == row.pfn and link.order[k] == row.order:
+        if (link.head[k] if r.plain else link.pfn[k]) == row.pfn and link.order[k] == row.order:
             if not row_at(r, link.first[k]).owner:
                 own(r, link.first[k], serial)
             drop_link(link, k)
@@ -73,15 +77,36 @@ cdef void close_refill(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
             return
         k -= 1
 
+cdef void chain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
+    """Plain: rows that name one page follow each other; a batched free gets its order from the free before (17.6)."""
+    cdef uint64_t before = r.last_of[row.pfn]
+    cdef Row *free
+    row.next = 0
+    if before > r.done:
+        free = row_at(r, before - 1)
+        free.next = serial + 1
+        if row.event == V_FREE_BATCHED and free.event == V_FREE:
+            free.done = True
+            row.order = free.order
+    else:
+        r.next_of[row.pfn] = serial + 1
+    r.last_of[row.pfn] = serial + 1
+    if row.event == V_FREE_BATCHED and row.order < 0:
+        row.order = 0
+
 cdef void link_row(Retrace *r, uint64_t serial) noexcept nogil:
     cdef Row *row = row_at(r, serial)
     cdef Link *link = &r.links[row.cpu]
     cdef int c
+    if r.plain and row.event <= V_EXTFRAG and row.pfn != NOT_THERE:
+        chain(r, row, serial)
     if row.event in (V_ZONE_LOCKED, V_EXTFRAG, V_CLAIM):
         if not link.running:
             open_link(r, link, serial)
         if row.event != V_CLAIM:
             link.pfn[link.n - 1] = row.pfn
+            if link.head[link.n - 1] == NOT_THERE:
+                link.head[link.n - 1] = row.pfn
         link.order[link.n - 1] = row.order
         return
     if link.running and row.event in (V_SET_BLOCK, V_MOVE_BLOCK):
@@ -95,7 +120,7 @@ cdef void link_row(Retrace *r, uint64_t serial) noexcept nogil:
         link.asked = serial + 1
     elif row.event == V_ALLOC:
         link.asked = 0
-        if row.pfn != NOT_THERE and not close_direct(r, link, row, serial) and past_pcp(row.order):
+        if row.pfn != NOT_THERE and not close_direct(r, link, row, serial) and (r.plain or past_pcp(row.order)):
             for c in range(r.cpus):        # its task moved in between (R3)
                 if close_direct(r, &r.links[c], row, serial):
                     break

@@ -62,34 +62,38 @@ cdef void on_section_row(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     if row.owner:
         x = find_owned(r, row.cpu, row.owner)
         if x is NULL and row.owner - 1 > serial:
-            x = begin_owner(r, row_at(r, row.owner - 1), row.cpu, zone, row.owner)
+            x = begin_owner(r, row, row_at(r, row.owner - 1), zone, serial)
         if x is not NULL and x.action == LOCK_ZONE and x.zone == zone:
             run_told(r, x, serial)
             if x.action == LOCK_ZONE and x.op.at == A_RESERVE:
-                close_section(r, zone)
-                run_section(r, x)          # its rows are not compared: no pages come or go
-                r.section[zone].kind = NOT_OPEN
-        else:                              # no refill was due here
-            close_section(r, zone)
-            r.refills.seen += 1
-    elif starts_unowned(r, row, serial):
-        close_section(r, zone)
-        r.refills.seen += 1
+                x.op.got = True            # its rows are not compared: no pages come or go
+                advance(r, x)
+        else:
+            open_empty(r, zone, row.cpu)   # nothing was due here
+    elif row.done:
+        open_empty(r, zone, row.cpu)       # its request is in no row
         r.unexpected += 1
     if row.event != V_CLAIM:
         match(r, zone, row)
 
-cdef bint starts_unowned(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
-    """A section whose request is in no row: its first row has no owner, nor is it a later row of one."""
-    cdef Section *s
-    cdef int zone = node_zone_of(&r.node, row.pfn)
-    s = &r.section[zone]
-    return s.kind != D_REFILL or s.cpu != row.cpu
+cdef void open_empty(Retrace *r, int zone, int cpu) noexcept nogil:
+    """A section of the recording without one of ours: none of its rows can be exact."""
+    cdef Section *s = &r.section[zone]
+    close_section(r, zone)
+    s.kind = D_REFILL
+    s.cpu = cpu
+    s.at = r.ring[zone].written
+    s.end = s.at
+    s.exact = False
 
-cdef Under *begin_owner(Retrace *r, Row *request, int cpu, int zone, uint64_t owner) noexcept nogil:
-    if not past_pcp(request.order) and holder_of(r, zone, cpu)[0] is not NULL:
-        release_holder(r, zone, cpu, request)
-    return begin_alloc(r, request, cpu, zone, owner, True)
+cdef Under *begin_owner(Retrace *r, Row *row, Row *request, int zone, uint64_t serial) noexcept nogil:
+    """The request whose section begins at `row`."""
+    cdef bint tried = True
+    if not past_pcp(request.order) and holder_of(r, zone, row.cpu)[0] is not NULL:
+        release_holder(r, zone, row.cpu, request)
+    if r.plain and r.mode != FREE_RUN and not past_pcp(request.order):
+        tried = expect_refill(r, row, request, zone, serial)
+    return begin_alloc(r, request, row.cpu, zone, row.owner, tried)
 
 cdef bint list_has(CZone *z, int cpu, int o, int T) noexcept nogil:
     cdef idx head = cpu_head(cpu, list_index(z, o, T))
@@ -160,12 +164,12 @@ cdef void on_mm_page_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil
 
 # -- frees -----------------------------------------------------------------------------------------------------
 
-cdef void begin_free(Retrace *r, Row *row, int zone, idx i, bint tried) noexcept nogil:
-    """A free at the point where its PCP lock is had, or was refused."""
+cdef Under *begin_free(Retrace *r, Row *row, int zone, idx i, bint tried) noexcept nogil:
+    """A free at the point where its PCP lock is had, or was refused. NULL: it is done."""
     cdef Under *x = new_under(r, row.cpu, zone, C_FREE, 0)
     begin(&x.op, F_NEXT, False, row.cpu)
     x.page = i
-    x.pid = row.pid
+    x.task = task_of(row)
     x.pfn = row.pfn
     x.op.flags = OP_PREPARED | (OP_TAIL if row.fpi > 0 and row.fpi & FPI_TO_TAIL else 0)
     x.op.pages = &x.page
@@ -180,17 +184,20 @@ cdef void begin_free(Retrace *r, Row *row, int zone, idx i, bint tried) noexcept
             r.taken[2] += 1
             x.op.got = False
             advance(r, x)
+    return x if x.kind == C_FREE else NULL
 
 cdef void gave_up_drains(Retrace *r, Row *row) noexcept nogil:
     """A task that frees its next page is done with the drain of the page before."""
     cdef int k
+    cdef int64_t task = task_of(row)
     if row.pid == NO_FIELD:
         return
     for k in range(row.cpu * DEPTH, (row.cpu + 1) * DEPTH):
-        if r.under[k].kind == C_FREE and r.under[k].in_gap and r.under[k].pid == row.pid:
+        if r.under[k].kind == C_FREE and r.under[k].in_gap and r.under[k].task == task:
             give_up(r, &r.under[k])
 
-cdef void freed(Retrace *r, Row *row, int zone, bint tried) noexcept nogil:
+cdef Under *freed(Retrace *r, Row *row, int zone, bint tried) noexcept nogil:
+    """The page of a row, into its PCP or past it. NULL: that is done."""
     cdef idx i = own_entry(r, row, &zone)
     cdef CZone *z = zone_nr(r, zone)
     if not i:
@@ -202,12 +209,12 @@ cdef void freed(Retrace *r, Row *row, int zone, bint tried) noexcept nogil:
             z = zone_nr(r, zone)
         if not i:
             free_pieces(r, row)
-            return
-    if tried and list_type(block_type(z, i)) != row.type:
+            return NULL
+    if tried and row.type >= 0 and list_type(block_type(z, i)) != row.type:
         note(r, D_LIST, row, zone, list_type(block_type(z, i)), row.type)
-    r.taken[5] += row.fpi > 0 and row.fpi & FPI_CONTIG != 0
+    r.taken[5] += not r.plain and row.fpi > 0 and row.fpi & FPI_CONTIG != 0
     forget(r, row)
-    begin_free(r, row, zone, i, tried)
+    return begin_free(r, row, zone, i, tried)
 
 cdef void on_pcp_free(Retrace *r, Row *row) noexcept nogil:
     cdef int zone = zone_of_row(r, row)
@@ -309,7 +316,7 @@ cdef Under *begin_drain(Retrace *r, Row *row, int zone, int n, int flags) noexce
     x.op.target = row.pcp_cpu
     x.op.n = n
     x.op.flags = <uint8_t>flags
-    x.pid = row.pid
+    x.task = task_of(row)
     advance(r, x)
     return x
 
@@ -451,7 +458,9 @@ cdef void execute_other(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
 
 cdef void execute(Retrace *r, uint64_t serial) noexcept nogil:
     cdef Row *row = row_at(r, serial)
-    if row.event == V_PCP_ALLOC or row.event == V_PCP_BULK:
+    if r.plain and row.event <= V_EXTFRAG:
+        execute_plain(r, row, serial)
+    elif row.event == V_PCP_ALLOC or row.event == V_PCP_BULK:
         on_pcp_alloc(r, row, serial)
     elif row.event == V_PCP_FREE:
         on_pcp_free(r, row)

@@ -11,6 +11,15 @@ cdef inline int zone_of_row(Retrace *r, Row *row) noexcept nogil:
     return node_zone_of(&r.node, row.pfn) if row.pfn != NOT_THERE else -1
 
 
+cdef inline int64_t task_of(Row *row) noexcept nogil:
+    """Who wrote a row: a task, a CPU's idle task, or one of a CPU's two kinds of interrupt. Without pids: the CPU."""
+    if row.context & 0x18:
+        return -1000 - row.cpu * 4 - (2 if row.context & 8 else 1)
+    if row.pid <= 0:
+        return -1 - row.cpu
+    return row.pid
+
+
 # -- operations under way -----------------------------------------------------------------------------------
 
 cdef inline Under **holder_of(Retrace *r, int zone, int cpu) noexcept nogil:

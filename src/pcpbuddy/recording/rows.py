@@ -19,9 +19,10 @@ REPLAYED = stream.REPLAYED
 NO_PFN = 0xFFFFFFFF
 NO_FIELD = -(1 << 31)  # of the 32-bit fields; the smaller ones have -1 where the row has nothing
 
-# Field, type, column. row is the number of the row in the file; owner and done are the core's own notes.
+# Field, type, column. row is the number of the row in the file; next, owner and done are the core's own notes.
 _FIELDS = (
     ("row", "u8", None),
+    ("next", "u8", None),
     ("owner", "u8", None),
     ("ts_ns", "i8", "ts_ns"),
     ("pfn", "u4", "pfn"),

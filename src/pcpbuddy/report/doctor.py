@@ -62,7 +62,7 @@ def _cpus(health: Health) -> list[str]:
         told = f"{wrong} of them with faults" if wrong else "nothing wrong"
         lines.append(f"  {len(others)} more CPUs: {rows} rows, {told}")
     before, between, after = health.phases
-    told = f"{before} rows before snapshot 0, {between} between (phase 1), {after} behind snapshot 1"
+    told = f"rows: {before} before, {between} between (phase 1), {after} behind the snapshots"
     lines += _entry("phases", told)
     if health.ring_losses:
         lines += _entry(
@@ -71,7 +71,7 @@ def _cpus(health: Health) -> list[str]:
     for fault in health.impossible:
         lines += _entry(
             f"impossible {fault.column}",
-            f"{fault.rows} rows, the first is row {fault.first_row} ({fault.first_event})",
+            f"rows: {fault.rows}, the first is row {fault.first_row} ({fault.first_event})",
         )
     if health.columns_missing:
         told = "; ".join(f"{name} ({use})" for name, use in health.columns_missing.items())
@@ -106,17 +106,10 @@ def _clock(health: Health) -> list[str]:
         order = "time never goes back in row order"
     else:
         displaced = sum(cpu.clock_back_rows_displaced for cpu in health.cpus)
-        order = (
-            f"time goes back in row order (count {clock.back}, first at row {clock.back_first_row}) and within a CPU "
-            f"(count {clock.back_within_cpu})"
-        )
-        if not clock.back_within_cpu:
-            order = (
-                f"time goes back in row order (count {clock.back}, first at row {clock.back_first_row}), "
-                "but never within a CPU"
-            )
+        order = f"time goes back {_times(clock.back)} in row order (first at row {clock.back_first_row}), "
+        order += f"{_times(clock.back_within_cpu)} within a CPU" if clock.back_within_cpu else "never within a CPU"
         if displaced:
-            order += f"; at {displaced} of these rows the number goes back too, so they are out of place"
+            order += f"; at {displaced} of these the number goes back too: rows out of place, not the clock"
     ties = f"{clock.ties} ties of neighbouring rows of different CPUs"
     if clock.ties:
         ties += f" ({_percent(clock.ties, health.rows)}): their order is by CPU number, not by time"
@@ -169,18 +162,18 @@ def _pages(health: Health) -> list[str]:
         told = "pages that neither snapshot 0 nor a row before had allocated"
         lines += _count("frees of unknown pages", pages.frees_unknown, told + _in_rows(pages.frees_unknown_rows))
     else:
-        told = "pages freed by their first row: allocated before the recording, or unseen"
+        told = "pages freed by their first row: allocated before it, or unseen"
         lines += _count("frees of unknown pages", pages.frees_earlier, told)
     told = "pages freed again with no allocation in between"
     lines += _count("double frees", pages.frees_double, told + _in_rows(pages.frees_double_rows))
     told = "pages allocated again while still allocated"
     lines += _count("frees not seen", pages.frees_unseen, told + _in_rows(pages.frees_unseen_rows))
     if health.with_probes and pages.pops_without_event:
-        told = "pcp_alloc rows without the mm_page_alloc that shows their gfp flags"
+        told = "pcp_alloc rows without their mm_page_alloc, which shows gfp"
         lines += _count("pops without event", pages.pops_without_event, told)
     if pages.differ_allocated is not None and pages.differ_free is not None:
         differ = pages.differ_allocated + pages.differ_free
-        told = "pages that the rows leave in another state than snapshot 1 shows"
+        told = "pages in another state there than the rows lead to"
         if differ:
             told = (
                 f"pages: {pages.differ_free} that the rows leave allocated and snapshot 1 shows free, "
@@ -213,16 +206,16 @@ def _grouped(found: Sequence[Verdict]) -> list[Verdict]:
     """
     Neighbours with the same answer become one line.
     """
+    if len({str(verdict) for verdict in found}) == 1:
+        return [Verdict("every mode, and compare", found[0].answer, found[0].why)]
     lines: list[tuple[list[str], Verdict]] = []
     for verdict in found:
-        if lines and str(lines[-1][1]) == str(verdict):
+        names = [*lines[-1][0], verdict.question] if lines else []
+        if lines and str(lines[-1][1]) == str(verdict) and len(", ".join(names)) < LEFT - 3:
             lines[-1][0].append(verdict.question)
         else:
             lines.append(([verdict.question], verdict))
-    return [
-        Verdict("every mode, and compare" if len(names) == len(found) else ", ".join(names), one.answer, one.why)
-        for names, one in lines
-    ]
+    return [Verdict(", ".join(names), one.answer, one.why) for names, one in lines]
 
 
 def _verdicts(found: Sequence[Verdict]) -> list[str]:
@@ -239,6 +232,10 @@ def _entry(name: str, told: str) -> list[str]:
 
 def _wrap(told: str) -> list[str]:
     return textwrap.wrap(told, WIDTH, break_on_hyphens=False)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _seconds(span_ns: int) -> str:

@@ -238,6 +238,10 @@ def _freed(life: Life, step: Step, _: list[Step]) -> str:
         told += f": {size} of the allocation of order {allocation['order']} at {allocation['head']}"
     elif facts["order"]:
         told += f": {_entry(facts, life.pfn)}"
+    joined = entry is not None and "merged" not in facts and entry["order"] > facts["order"]
+    if joined:
+        shown = "" if life.probes else ", as later rows show"
+        told += f" with its neighbours (contiguous pages, B-94{shown})"
     if facts.get("batched"):
         told += ", in a batch"
     if facts.get("allocated_on") not in (None, step.cpu):
@@ -255,15 +259,9 @@ def _freed(life: Life, step: Step, _: list[Step]) -> str:
         return f"{told}, {_type(facts.get('type'))}; {_merged(facts['merged'])}"
     if entry is None:
         return told + "; it reached no list before the recording ended"
-    if entry["order"] > facts["order"]:
-        shown = "" if life.probes else ", which later rows show"
-        told += f" with its neighbours (contiguous pages, B-94{shown}); as {_entry(entry, life.pfn)}"
-    else:
-        told += ";"
+    told += f"; as {_entry(entry, life.pfn)}" if joined else ";"
     told += f" onto the head of CPU {facts['pcp_cpu']}'s PCP ({_list(facts.get('list'))})" + after
-    if life.probes or entry["order"] > facts["order"]:
-        return told
-    if not facts.get("batched") and (facts.get("contiguous") or part):
+    if not life.probes and not joined and not facts.get("batched") and (facts.get("contiguous") or part):
         told += ", unless it was freed as one with its neighbours: then within a larger entry, which no row shows (R5)"
     return told
 

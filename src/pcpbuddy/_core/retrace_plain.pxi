@@ -1,0 +1,661 @@
+# Recordings with the standard tracepoints only: requests from events whose order is not the order of the list
+# operations. Included by core.pyx.
+#
+# mm_page_alloc comes after the pop and mm_page_free before the push, and a task can be preempted in
+# between (17.1, 17.2); ticks, trylocks that failed and contiguous frees have no rows (R7, R2, R5). What
+# rows pin is the order of zone-lock sections, the size of every refill and drain, and where each page turns up next.
+# Free-run takes the rows as they stand. The other modes look ahead and back for what the rows pin,
+# and count what they take from there.
+
+# -- whose rows, and when ------------------------------------------------------------------------------------------
+
+cdef uint64_t next_of_task(Retrace *r, uint64_t serial) noexcept nogil:
+    """Serial + 1 of the next row that the same task wrote; 0: none within reach."""
+    cdef Row *row = row_at(r, serial)
+    cdef int64_t task = task_of(row)
+    cdef uint64_t end = min(r.linked, serial + REACH)
+    cdef uint64_t k
+    for k in range(serial + 1, end):
+        if task_of(row_at(r, k)) == task:
+            return k + 1
+    return 0
+
+cdef bint wrote_between(Retrace *r, int64_t task, uint64_t first, uint64_t end) noexcept nogil:
+    """Has the task a row in [first, end)? What is not kept any more may hold one."""
+    cdef uint64_t k
+    if first < r.base:
+        return True
+    for k in range(first, end):
+        if task_of(row_at(r, k)) == task:
+            return True
+    return False
+
+cdef uint64_t previous_of_task(Retrace *r, uint64_t serial) noexcept nogil:
+    """Serial + 1 of the row that the same task wrote before; 0: none is kept."""
+    cdef int64_t task = task_of(row_at(r, serial))
+    while serial > r.base:
+        serial -= 1
+        if task_of(row_at(r, serial)) == task:
+            return serial + 1
+    return 0
+
+cdef inline Row *next_naming(Retrace *r, uint32_t pfn) noexcept nogil:
+    """The first row ahead that names the page, or NULL."""
+    return row_at(r, r.next_of[pfn] - 1) if r.next_of[pfn] else NULL
+
+
+# -- allocations -----------------------------------------------------------------------------------------------------
+
+cdef void pop_early(Retrace *r, CZone *z, idx q, int item) noexcept nogil:
+    """A page left its PCP list before its own row says so."""
+    cdef uint32_t word = word_of(z, q)
+    cdef int c = word >> CPU_SHIFT
+    cdef int o = word_order(word)
+    cdef uint32_t pfn = <uint32_t>pfn_of(z, q)
+    cdef uint32_t k
+    pcp_del(z, c, q, o)
+    take_away(z, q, o, word_type(word))
+    if item != 1:                          # bulk allocation does not halve (B-93)
+        z.pcp[c].free_count >>= 1
+        r.early[pfn] = True
+    for k in range(1u << o):
+        r.map[pfn + k] = pfn + k + 1
+    r.taken[item] += 1
+
+cdef int why_above(Retrace *r, Row *row, uint64_t serial, CZone *z, idx q) noexcept nogil:
+    """
+    Page q lies above the page that a row shows: how can that be? An R-item, its negative for a push that came later, or 0.
+    """
+    cdef uint32_t pfn = <uint32_t>pfn_of(z, q)
+    cdef uint64_t push = r.pushed[pfn] >> 1
+    cdef Row *ahead
+    if push and not wrote_between(r, task_of(row), push - 1, serial):
+        return -3                          # pushed after this pop may have happened
+    ahead = next_naming(r, pfn)
+    if ahead is not NULL and ahead.event == V_ALLOC and task_of(ahead) != task_of(row):
+        if not wrote_between(r, task_of(ahead), serial, r.next_of[pfn] - 1):
+            return 3                       # its task popped it before, and shows it later
+    if push and r.pushed[pfn] & 1 and push > r.base:
+        if not wrote_between(r, task_of(row_at(r, push - 1)), push, serial):
+            return -3                      # its free may not have got as far as the list
+    if ahead is not NULL and ahead.event == V_FREE:
+        return 1                           # popped in bulk: no row tells of it
+    return 0
+
+cdef bint explained(Retrace *r, Row *row, uint64_t serial, CZone *z, idx i, int c) noexcept nogil:
+    """Is there a reason for every page above i in its list? Those that were popped before are popped then."""
+    cdef idx head = cpu_head(c, list_index(z, row.order, row.type))
+    cdef idx q = z.page[head].next
+    cdef idx after
+    cdef int why
+    cdef bint late = False
+    while q != i:
+        if q == head or why_above(r, row, serial, z, q) == 0:
+            return False
+        q = z.page[q].next
+    q = z.page[head].next
+    while q != i:
+        after = z.page[q].next
+        why = why_above(r, row, serial, z, q)
+        if why > 0:
+            pop_early(r, z, q, why)
+        late = late or why < 0
+        q = after
+    r.taken[3] += late
+    return True
+
+cdef idx pop_shown(Retrace *r, Row *row, uint64_t serial, int zone) noexcept nogil:
+    """The page that an mm_page_alloc shows, if the true order of operations can have put it on top; else 0."""
+    cdef CZone *z = zone_nr(r, zone)
+    cdef idx i = index_of(z, row.pfn)
+    cdef uint32_t word = word_of(z, i)
+    cdef int c = word >> CPU_SHIFT
+    if (word & HEAD_MASK) != (PCP | row.order << ORDER_SHIFT) or list_index(z, row.order, word_type(word)) != (
+        list_index(z, row.order, row.type)
+    ):
+        return 0
+    if not explained(r, row, serial, z, i, c):
+        return 0
+    r.taken[3] += c != row.cpu             # the task moved before it could tell
+    pcp_del(z, c, i, row.order)
+    take_away(z, i, row.order, row.type)
+    z.pcp[c].free_count >>= 1
+    hand_out(z, row.cpu, i, row.order, row.type, flags_of(r, row))
+    return i
+
+cdef void on_plain_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
+    cdef int zone
+    cdef CZone *z
+    cdef Under *x = NULL
+    cdef idx i
+    cdef idx head
+    cdef int c
+    if row.pfn == NOT_THERE or row.order < 0 or not 0 <= row.type < 3:
+        return
+    zone = node_zone_of(&r.node, row.pfn)
+    z = zone_nr(r, zone)
+    i = index_of(z, row.pfn)
+    if r.early[row.pfn]:
+        r.early[row.pfn] = False
+        forget(r, row)
+        compare_alloc(r, zone, row, i)
+        return
+    for c in range(r.cpus if row.owner else 0):
+        x = find_owned(r, c, serial + 1)
+        if x is not NULL:
+            r.taken[3] += c != row.cpu
+            finish_alloc(r, x, row)
+            return
+    note_below_high(r, row, zone, flags_of(r, row))
+    if not past_pcp(row.order):
+        head = cpu_head(row.cpu, list_index(z, row.order, row.type))
+        if z.page[head].next != i and r.mode != FREE_RUN:
+            head = pop_shown(r, row, serial, zone)
+            if head:
+                compare_alloc(r, zone, row, head)
+                return
+        if list_has(z, row.cpu, row.order, row.type):
+            compare_alloc(r, zone, row, alloc_page(z, row.cpu, row.order, row.type, flags_of(r, row)))
+            return
+        note(r, D_REFILL, row, zone, 0, NOT_THERE)
+    finish_alloc(r, begin_alloc(r, row, row.cpu, zone, serial + 1, True), row)
+
+cdef void finish_alloc(Retrace *r, Under *x, Row *row) noexcept nogil:
+    while x.action == LOCK_ZONE:
+        run_section(r, x)
+        r.section[x.zone].kind = NOT_OPEN
+    compare_alloc(r, x.zone, row, x.op.page)
+    end_under(r, x)
+
+
+# -- refills: a refill says that the list was empty, and how large high was ----------------------------------------
+
+cdef int size_now(CZone *z, Pcp *p, int o, int high) noexcept nogil:
+    """B-64 as it would be with another high; nothing is changed."""
+    cdef Pcp copy = p[0]
+    cdef int raised
+    copy.high = high
+    return refill_size(z, &copy, o, &raised)
+
+cdef inline int ticked(Pcp *p, int high, int count) noexcept nogil:
+    """B-102 once."""
+    if high <= p.high_min:
+        return high
+    return max(max(count - (p.batch << SCALE_MAX), high - (high >> 3)), p.high_min)
+
+cdef void expect_size(Retrace *r, CZone *z, Pcp *p, int o, int n) noexcept nogil:
+    """A refill of n entries: if that is not what high gives, ticks have lowered it unseen (R7)."""
+    cdef int high = p.high
+    cdef int lower
+    cdef int k
+    if size_now(z, p, o, high) == n:
+        return
+    for k in range(1, 40):
+        lower = ticked(p, high, p.count)
+        if lower == high:
+            break
+        high = lower
+        if size_now(z, p, o, high) == n:
+            p.high = high
+            r.taken[7] += k
+            return
+    if o:
+        return
+    high = max(min(n + p.count + p.batch, p.high_max) - (p.batch << p.alloc_factor), p.high_min)
+    if size_now(z, p, o, high) == n:       # the size shows high itself
+        p.high = high
+        r.taken[7] += 1
+
+cdef bint has_pages(CZone *z, int o, int T, int entries) noexcept nogil:
+    """Has the zone as many entries of a type? Then a refill would have got them."""
+    cdef int64_t found = 0
+    cdef int k
+    cdef idx i
+    for k in range(o, MAX_ORDER + 1):
+        i = first(z, k, T)
+        if i:
+            found += 1 << (k - o)
+            if k < PB and z.page[i].next != zone_head(k, T):
+                found += 1 << (k - o)
+    return found >= entries
+
+cdef bint expect_refill(Retrace *r, Row *row, Row *request, int zone, uint64_t serial) noexcept nogil:
+    """
+    Before the first row of a section that serves a PCP order. False: it is no refill, its trylock had failed (R2).
+    """
+    cdef CZone *z = zone_nr(r, zone)
+    cdef Pcp *p = &z.pcp[row.cpu]
+    cdef int o = request.order
+    cdef idx head = cpu_head(row.cpu, list_index(z, o, request.type))
+    cdef int n
+    foresee(r, zone, serial)
+    n = r.told[zone].nr_outcomes
+    if flags_of(r, request) & USE_HIGHATOMIC:
+        return True                        # B-62: never refilled
+    if z.page[head].next != head:
+        if n == 1:
+            r.taken[2] += 1
+            return False
+        while z.page[head].next != head:   # its pages had been popped, their rows come later
+            pop_early(r, z, z.page[head].next, 3)
+    elif n == 1 and p.batch > 1 and max(min(p.high, p.high_max), p.high_min) >= p.batch and has_pages(
+        z, o, row.type if row.event == V_ZONE_LOCKED else request.type, 2
+    ):
+        r.taken[2] += 1
+        return False
+    expect_size(r, z, p, o, n)
+    return True
+
+
+# -- frees -------------------------------------------------------------------------------------------------------------
+
+cdef int run_of_singles(Retrace *r, uint64_t serial, uint64_t *run) noexcept nogil:
+    """The unbatched frees of one task, of pages one after the other, from this row on (R5). Returns how many."""
+    cdef int n = 1
+    cdef uint64_t next
+    cdef Row *row
+    run[0] = serial
+    while n < RUN:
+        next = next_of_task(r, run[n - 1])
+        if not next:
+            break
+        row = row_at(r, next - 1)
+        if row.event != V_FREE or row.order != 0 or row.done or row.cpu != row_at(r, serial).cpu or (
+            row.pfn != row_at(r, serial).pfn + n
+        ):
+            break
+        run[n] = next - 1
+        n += 1
+    return n
+
+cdef inline Row *fate_of(Retrace *r, Row *free) noexcept nogil:
+    """The row in which a freed page turns up next, if that shows of which size it then was; or NULL."""
+    cdef Row *row
+    if not free.next:
+        return NULL
+    row = row_at(r, free.next - 1)
+    return row if row.event == V_ALLOC or row.event == V_PCPU_DRAIN else NULL
+
+cdef int rest_of_allocation(Retrace *r, uint32_t pfn) noexcept nogil:
+    """Pages from this one to the end of the allocation that it is in."""
+    cdef CZone *z = zone_nr(r, node_zone_of(&r.node, pfn))
+    cdef int k = 0
+    cdef idx i = index_of(z, pfn)
+    cdef idx head = head_of(z, i, &k)
+    return <int>(head + (1u << k) - i) if head and (word_of(z, head) & 7) == ALLOC else 1
+
+cdef int piece_order(Retrace *r, uint64_t *run, int at, int n) noexcept nogil:
+    """B-94: of which order is the entry that begins at this page of a run? What is known of its pages decides."""
+    cdef Row *row = row_at(r, run[at])
+    cdef Row *fate = fate_of(r, row)
+    cdef int left
+    cdef int o = 0
+    cdef int k
+    if fate is not NULL:
+        return fate.order if at + (1 << fate.order) <= n else 0
+    left = min(rest_of_allocation(r, row.pfn), n - at)
+    if left == 1 and not r.pushed[row.pfn] and row.context & 0x18 == 0:   # never seen before: perhaps a larger one
+        while at + left < n and not r.pushed[row.pfn + left] and fate_of(r, row_at(r, run[at + left])) is NULL and (
+            rest_of_allocation(r, row.pfn + left) == 1
+        ):
+            left += 1
+    while o < MAX_ORDER and (2 << o) <= left and not (row.pfn >> o) & 1:
+        o += 1
+    k = 1
+    while k < 1 << o:                      # one that turns up alone was no part of it
+        if fate_of(r, row_at(r, run[at + k])) is not NULL:
+            o -= 1
+            k = 0
+        k += 1
+    return o
+
+cdef void cut_run(Retrace *r, uint64_t serial) noexcept nogil:
+    """Each row of a run gets the entry that is complete with it, or none."""
+    cdef uint64_t run[8192]
+    cdef int n = run_of_singles(r, serial, run)
+    cdef int at = 0
+    cdef int o
+    cdef int k
+    cdef Row *row
+    while at < n:
+        o = piece_order(r, run, at, n)
+        for k in range(at, at + (1 << o)):
+            row_at(r, run[k]).fpi = LATER
+        row = row_at(r, run[at + (1 << o) - 1])
+        row.fpi = <int8_t>o
+        row.nr = <int32_t>row_at(r, run[at]).pfn
+        r.taken[5] += o > 0
+        at += 1 << o
+
+cdef void on_plain_free(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
+    if row.event == V_FREE_BATCHED:
+        push_shown(r, row, serial, row.pfn, row.order)
+    elif row.done or row.order < 0:        # its batched row shows the push itself
+        return
+    elif row.order > 0 or r.mode == FREE_RUN:
+        push_shown(r, row, serial, row.pfn, row.order)
+    else:
+        if row.fpi == NO_PIECE:
+            cut_run(r, serial)
+        if row.fpi != LATER:
+            push_shown(r, row, serial, row.nr, row.fpi)
+
+cdef void push_shown(Retrace *r, Row *row, uint64_t serial, uint32_t pfn, int o) noexcept nogil:
+    """A free, and the drain that it asks for, if the rows show one."""
+    cdef int zone = node_zone_of(&r.node, pfn)
+    cdef CZone *z = zone_nr(r, zone)
+    cdef int high = z.pcp[row.cpu].high
+    cdef Row *ahead = next_naming(r, pfn)
+    cdef bint tried = True
+    cdef Row piece = row[0]
+    cdef Under *x
+    cdef uint64_t next
+    piece.pfn = pfn
+    piece.order = <int8_t>o
+    piece.fpi = -1
+    piece.type = -1
+    r.frees += 1
+    gave_up_drains(r, row)
+    if r.mode != FREE_RUN and ahead is not NULL and (ahead.event == V_ZONE_LOCKED or ahead.event == V_EXTFRAG):
+        tried = past_pcp(o)                # it was in the zone: its trylock had failed (R2)
+    x = freed(r, &piece, zone, tried)
+    r.pushed[pfn] = (serial + 1) << 1 | (row.event == V_FREE)
+    if x is NULL:
+        return
+    if x.op.at == F_DIRECTING:
+        run_section(r, x)
+        r.section[zone].kind = NOT_OPEN
+        return
+    next = next_of_task(r, serial)
+    if next and row_at(r, next - 1).event == V_PCPU_DRAIN:
+        if r.mode != FREE_RUN:
+            confirm_drain(r, x, next - 1, high)
+    elif r.mode == FREE_RUN:
+        note(r, D_DRAIN, row, zone, x.op.n, 0)
+        release_drain(r, x)
+    else:
+        z.pcp[x.op.target].high = max(z.pcp[x.op.target].high, z.pcp[x.op.target].count + 1)
+        r.taken[7] += 1
+        end_under(r, x)
+
+cdef void release_drain(Retrace *r, Under *x) noexcept nogil:
+    """A drain that no row shows, to its end."""
+    while x.kind == C_FREE:
+        if x.action == LOCK_ZONE:
+            run_section(r, x)
+            r.section[x.zone].kind = NOT_OPEN
+        else:
+            grant_pcp(r, x)
+
+
+# -- drains: what is drained says where it began and how much it was ------------------------------------------------
+
+cdef void observe(Retrace *r, uint64_t serial) noexcept nogil:
+    """The pages of the drain that begins with this row."""
+    cdef Row *row = row_at(r, serial)
+    cdef int64_t task = task_of(row)
+    cdef int cpu = row.cpu
+    cdef int64_t before = row.ts_ns
+    r.nr_observed = 0
+    r.nr_together = 0
+    r.observed_pages = 0
+    while serial < r.linked:
+        row = row_at(r, serial)
+        serial += 1
+        if task_of(row) != task:
+            if row.cpu == cpu and not r.nr_together:
+                r.nr_together = r.nr_observed
+            continue
+        if row.event != V_PCPU_DRAIN or row.ts_ns - before > DRAIN_GAP_NS or r.nr_observed == OBSERVED:
+            break
+        before = row.ts_ns
+        r.observed[r.nr_observed] = row.pfn
+        r.nr_observed += 1
+        r.observed_pages += 1 << row.order if row.order > 0 else 1
+    if not r.nr_together:
+        r.nr_together = r.nr_observed
+
+cdef int would_drain(Retrace *r, CZone *z, int c, int start, int n, int *same) noexcept nogil:
+    """How many entries a drain of n pages takes, up to one more than observed; and how many of them are the observed."""
+    cdef idx at[30]
+    cdef bint begun[30]
+    cdef Pcp *p = &z.pcp[c]
+    cdef int left = p.count
+    cdef int taken = 0
+    cdef int chunk
+    cdef int position
+    cdef int which
+    cdef int k
+    same[0] = 0
+    for k in range(NR_LISTS):
+        at[k] = z.page[cpu_head(c, k)].prev
+    while n > 0 and left > 0 and taken <= r.nr_observed:
+        chunk = min(n, p.batch)
+        n -= chunk
+        chunk = min(chunk, left)
+        position = list_at(start)
+        while chunk > 0 and taken <= r.nr_observed:
+            which = list_at(position)
+            while chunk > 0 and at[which] != cpu_head(c, which) and taken <= r.nr_observed:
+                if taken < r.nr_observed and same[0] == taken and r.observed[taken] == <uint32_t>pfn_of(z, at[which]):
+                    same[0] += 1
+                at[which] = z.page[at[which]].prev
+                taken += 1
+                chunk -= 1 << (which // 3)
+                left -= 1 << (which // 3)
+            if left <= 0:
+                break
+            position = position + 1 if position < NR_LISTS - 1 else 0
+    return taken
+
+cdef bint drain_fits(Retrace *r, CZone *z, int c, int start, int n) noexcept nogil:
+    """Does a drain of n pages look like the observed one? Where another task came between, only its size must."""
+    cdef int same = 0
+    cdef int taken = would_drain(r, z, c, start, n, &same)
+    if r.nr_together == r.nr_observed:
+        return taken == r.nr_observed and same == taken
+    return same >= r.nr_together and n <= r.observed_pages < n + 8 * (n // z.pcp[c].batch + 1)
+
+cdef bint begins_like(Retrace *r, CZone *z, int c, int start) noexcept nogil:
+    """Is the observed drain, as far as it is of one piece, one that begins at this list?"""
+    cdef int same = 0
+    would_drain(r, z, c, start, z.pcp[c].count, &same)
+    return same >= r.nr_together
+
+cdef void confirm_drain(Retrace *r, Under *x, uint64_t serial, int high_before) noexcept nogil:
+    """A drain that is due here and whose rows begin at `serial`: is it the same one, and of the same size?"""
+    cdef CZone *z = zone_nr(r, x.zone)
+    cdef Pcp *p = &z.pcp[x.op.target]
+    cdef int same = 0
+    cdef int n
+    observe(r, serial)
+    if drain_fits(r, z, x.op.target, x.op.start, x.op.n):
+        return
+    n = would_drain(r, z, x.op.target, x.op.start, x.op.n, &same)
+    if n == same and n < r.nr_observed:    # another one follows it
+        return
+    if begins_like(r, z, x.op.target, 0) and not begins_like(r, z, x.op.target, x.op.start):
+        p.high = max(high_before, p.count + 1)   # none was due: a tick's
+        end_under(r, x)
+        return
+    n = <int>r.observed_pages
+    if drain_fits(r, z, x.op.target, x.op.start, n):   # B-84: its size was free_count
+        p.free_count = n
+        x.op.n = n
+        r.taken[3] += 1
+
+cdef Under *plan_drain(Retrace *r, Row *row, int zone, int c, int start, int n) noexcept nogil:
+    cdef Under *x = begin_drain(r, row, zone, n, 0)
+    x.op.target = <unsigned short>c
+    x.op.start = start
+    return x
+
+cdef Under *drain_of_free(Retrace *r, Row *row, uint64_t serial, int zone, int c) noexcept nogil:
+    """The task's row before was a free into this PCP: its drain, at a limit that ticks have lowered (R7)? Else NULL."""
+    cdef CZone *z = zone_nr(r, zone)
+    cdef Pcp *p = &z.pcp[c]
+    cdef uint64_t before = previous_of_task(r, serial)
+    cdef Row *freed_by
+    cdef uint32_t word
+    cdef int pages
+    cdef int start
+    cdef int limit
+    cdef int lowest
+    if not before:
+        return NULL
+    freed_by = row_at(r, before - 1)
+    if (freed_by.event != V_FREE and freed_by.event != V_FREE_BATCHED) or node_zone_of(&r.node, freed_by.pfn) != zone:
+        return NULL
+    word = word_of(z, index_of(z, freed_by.pfn))
+    if (word & 7) != PCP or <int>(word >> CPU_SHIFT) != c:
+        return NULL
+    pages = 1 << word_order(word)
+    start = list_index(z, word_order(word), word_type(word))
+    limit = p.high
+    while limit > p.count and limit > p.high_min:
+        limit = ticked(p, limit, p.count - pages)
+    if not p.count - pages < limit <= p.count:
+        limit = p.count
+    lowest = max(p.count - pages, 0)
+    while limit > lowest:
+        if drain_fits(r, z, c, start, free_amount(p, limit, False)):
+            r.taken[7] += 1
+            p.high = limit
+            if p.high_min != p.high_max and p.high < p.free_count + p.batch:
+                p.high = clamp(p.free_count + p.batch, p.high_min, p.high_max)
+            return plan_drain(r, row, zone, c, start, free_amount(p, limit, False))
+        limit -= 1
+    if drain_fits(r, z, c, start, min(p.count, p.batch << SCALE_MAX)):   # B-83, free_high
+        r.taken[3] += 1
+        p.free_count = max(p.free_count, p.batch + p.high_min // 2 + pages)
+        p.high = max(p.high - (p.batch << SCALE_MAX), p.high_min)
+        return plan_drain(r, row, zone, c, start, min(p.count, p.batch << SCALE_MAX))
+    if begins_like(r, z, c, start) and not begins_like(r, z, c, 0):
+        r.taken[7] += 1
+        p.high = min(p.high, p.count)
+        return plan_drain(r, row, zone, c, start, <int>r.observed_pages)
+    return NULL
+
+cdef int pops_under_way(Retrace *r, Row *row, uint64_t serial, int zone, int c, idx *pages) noexcept nogil:
+    """Pages that tasks on this CPU may have popped before this row and show after it: at most three."""
+    cdef CZone *z = zone_nr(r, zone)
+    cdef int64_t seen[4]
+    cdef int nr_seen = 1
+    cdef int n = 0
+    cdef int k
+    cdef int rows = 0
+    cdef uint64_t at = serial
+    cdef uint64_t next
+    cdef Row *other
+    seen[0] = task_of(row)
+    while at > r.base and rows < 400 and nr_seen < 4:
+        at -= 1
+        other = row_at(r, at)
+        if other.cpu != row.cpu:
+            continue
+        rows += 1
+        for k in range(nr_seen):
+            if seen[k] == task_of(other):
+                break
+        else:
+            seen[nr_seen] = task_of(other)
+            nr_seen += 1
+            next = next_of_task(r, at)
+            if next > serial + 1 and row_at(r, next - 1).event == V_ALLOC and row_at(r, next - 1).pfn != NOT_THERE and (
+                node_zone_of(&r.node, row_at(r, next - 1).pfn) == zone
+            ):
+                pages[n] = index_of(z, row_at(r, next - 1).pfn)
+                if (word_of(z, pages[n]) & 7) == PCP and <int>(word_of(z, pages[n]) >> CPU_SHIFT) == c:
+                    n += 1
+    return n
+
+cdef Under *drain_of_tick(Retrace *r, Row *row, uint64_t serial, int zone, int c) noexcept nogil:
+    """B-102: the smallest number of ticks, and of pops that came before, after which the rows are what is drained."""
+    cdef CZone *z = zone_nr(r, zone)
+    cdef Pcp *p = &z.pcp[c]
+    cdef idx pages[4]
+    cdef int pops = pops_under_way(r, row, serial, zone, c, pages)
+    cdef int e
+    cdef int k
+    cdef int high
+    cdef int n
+    for e in range(pops + 1):
+        high = p.high
+        for k in range(1, 40):
+            n = high
+            high = ticked(p, high, p.count - e)
+            if high == n and k > 1:
+                break
+            n = p.count - e - high
+            if n > 0 and drain_fits(r, z, c, 0, n):
+                r.taken[7] += k
+                p.high = high
+                for k in range(e):
+                    pop_early(r, z, pages[k], 3)
+                return plan_drain(r, row, zone, c, 0, n)
+    r.taken[7] += 1
+    p.high = max(p.count - <int>r.observed_pages, p.high_min)
+    return plan_drain(r, row, zone, c, 0, <int>r.observed_pages)
+
+cdef Under *find_plain_drain(Retrace *r, Row *row, int zone) noexcept nogil:
+    """What this task has begun to drain, here."""
+    cdef Under *x
+    cdef Under *found = NULL
+    cdef int64_t task = task_of(row)
+    cdef int k
+    for k in range(row.cpu * DEPTH, (row.cpu + 1) * DEPTH):
+        x = &r.under[k]
+        if (x.kind == C_FREE or x.kind == C_DRAIN) and x.zone == zone and x.task == task and (
+            x.action == LOCK_ZONE or x.action == LOCK_PCP or x.action == TRY_PCP
+        ):
+            if found is NULL or x.born > found.born:
+                found = x
+    return found
+
+cdef Under *unexpected_drain(Retrace *r, Row *row, uint64_t serial, int zone) noexcept nogil:
+    """No drain is due here, but the rows show one."""
+    cdef CZone *z = zone_nr(r, zone)
+    cdef uint32_t word = word_of(z, index_of(z, row.pfn))
+    cdef int c = word >> CPU_SHIFT
+    cdef Under *x
+    if (word & 7) != PCP:
+        return NULL
+    observe(r, serial)
+    x = drain_of_free(r, row, serial, zone, c)
+    if x is NULL and begins_like(r, z, c, 0):
+        x = drain_of_tick(r, row, serial, zone, c)
+    return x
+
+cdef void on_plain_drain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
+    cdef int zone = node_zone_of(&r.node, row.pfn)
+    cdef Section *s = &r.section[zone]
+    cdef Under *x
+    if s.kind == D_DRAINED and s.cpu == row.cpu:
+        skip_others(&r.ring[zone], s)
+        if s.at < s.end:
+            match(r, zone, row)
+            return
+    x = find_plain_drain(r, row, zone)
+    if x is NULL and r.mode != FREE_RUN:
+        x = unexpected_drain(r, row, serial, zone)
+    if x is not NULL and x.action != LOCK_ZONE:
+        grant_pcp(r, x)
+    if x is not NULL and x.kind != C_FREE_SLOT and x.action == LOCK_ZONE:
+        run_section(r, x)
+        r.drains.seen += 1
+        r.drains.exact += 1
+    else:
+        close_section(r, zone)
+    match(r, zone, row)
+
+cdef void execute_plain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
+    if row.pfn != NOT_THERE and r.next_of[row.pfn] == serial + 1:
+        r.next_of[row.pfn] = row.next
+    if row.event == V_ALLOC:
+        on_plain_alloc(r, row, serial)
+    elif row.event == V_PCPU_DRAIN:
+        on_plain_drain(r, row, serial)
+    elif row.event == V_FREE or row.event == V_FREE_BATCHED:
+        on_plain_free(r, row, serial)
+    else:
+        on_section_row(r, row, serial)
