@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import RecordingError
 from . import files, snapshot
-from .files import EVENT_CODES, EVENT_ORDER, MISSING, OTHER_EVENT
+from .files import EVENT_CODES, MISSING, OTHER_EVENT
 from .numbering import Clock, Cpu, Impossible, Numbers
 from .pagestates import NAMED, Pages, PageStates
 
@@ -23,7 +23,6 @@ __all__ = ["Clock", "Cpu", "Health", "Impossible", "Pages", "Signs", "SnapshotHe
 Progress = Callable[[int, int], None]
 
 RING_LOSSES = ("overrun", "commit_overrun", "dropped_events")
-PROBES = frozenset(EVENT_ORDER[EVENT_ORDER.index("pcp_alloc") : EVENT_ORDER.index("print")])
 EXTFRAG = frozenset(("mm_page_alloc_extfrag", "claim"))
 PCP_FIELDS = frozenset(("pcp_alloc", "pcp_alloc_bulk", "pcp_free", "pcp_bulk_free", "decay"))
 # Columns that a reader may miss, what it would miss, and the events that fill them (none named: every event).
@@ -102,8 +101,8 @@ class Health:
     All that was found.
 
     lost: rows that the numbers of the CPUs skip; without a snapshot all that are lost before it, or behind it, count
-    as between the snapshots. ring_losses: events that the kernel itself counted as overwritten
-    or dropped. first_loss_row: where the first row between the snapshots is missing, None if none is.
+    as between the snapshots. ring_losses: events that the kernel itself counted as overwritten or dropped.
+    first_loss_row: where the first row between the snapshots is missing, None if none is.
     columns_missing: column -> what cannot be told without it.
     """
 
@@ -161,7 +160,7 @@ def examine(path: Path, *, progress: Progress | None = None) -> Health:
     snapshots = _judge_snapshots(found, numbers)
 
     first, last = (snap if health.usable else None for (snap, _), health in zip(found, snapshots, strict=True))
-    with_probes = bool(rows.counts.keys() & PROBES)
+    with_probes = bool(rows.counts.keys() & {"pcp_alloc", "pcp_free"})  # as Rows.with_probes
     lives = PageStates(first, with_probes)
     wanted = ("event", "cpu", "phase", "pfn", "order", "migratetype", "gfp_flags", *PageStates.OPTIONAL)
     for batch in rows.batches(wanted):

@@ -128,21 +128,20 @@ def _free_run(health: Health) -> list[str]:
     Drawbacks, the weightiest first.
     """
     found = _damage(health, "exact up to there at most")
-    if not health.with_probes:
+    wanting = ", ".join(item.name for item in items(health) if item.is_open and _hurts(item, health))
+    if wanting and health.with_probes:
+        found.append(f"it may part from the kernel where the rows leave a cause open ({wanting})")
+    elif wanting:
         found.append(
-            "it will part from the kernel sooner or later, for the true order (R2, R3, R5) and the ticks (R7) are not "
-            "recorded: guided takes what it can from the rows that follow"
+            f"it parts from the kernel sooner or later, for the rows leave causes open ({wanting}): guided takes what "
+            "it can from the rows that follow"
         )
-    else:
-        wanting = [item.name for item in items(health) if item.is_open and _hurts(item, health)]
-        if wanting:
-            found.append(f"it may part from the kernel where the rows leave a cause open ({', '.join(wanting)})")
     return found + _end_state(health)
 
 
 def _guided(health: Health) -> list[str]:
     found = _damage(health, "exact up to there at most")
-    if not health.with_probes:
+    if not health.signs.decays and not health.with_probes:
         found.append("ticks (R7) have to be guessed from the drains they cause")
     elif health.signs.compaction:
         found.append("what compaction and isolation did to the lists (R6) has to be resynced")
