@@ -56,6 +56,8 @@ TAKES = ("mm_page_alloc_zone_locked", "mm_page_alloc_extfrag")
 # What a CPU writes while it holds the zone lock and takes: nothing else of that CPU comes in between.
 TAKING = (*TAKES, "claim", "set_pageblock")
 REASONS = ("pcp_free", "decay", "drain_zone", "drain_zone_pages")
+# Steps of the pageblock: a change of the chunk that comes with one is told beside it.
+OF_THE_BLOCK = ("retyped", "isolated", "unisolated")
 SOFTIRQ, HARDIRQ = 1 << 4, 1 << 3  # irq_flags of ftrace
 # Rows of kprobes: their irq_flags show the trap of the probe, not the context of the allocator.
 TRAPS = frozenset(EVENT_CODES[name] for name in ("pcp_alloc", "pcp_alloc_bulk"))
@@ -806,7 +808,7 @@ class _Follower:
         )
         self._context(step, row)
         self.steps.append(step)
-        self._told = True
+        self._told = self._told or kind not in OF_THE_BLOCK
         return step
 
     def _context(self, step: Step, row: Row) -> None:
