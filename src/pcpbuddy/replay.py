@@ -17,7 +17,7 @@ from . import _core, metrics
 from .comparison import compare
 from .config import Policy
 from .config import policy as find_policy
-from .errors import RecordingError, UsageError
+from .errors import BadFree, RecordingError, UsageError
 from .manifest import manifest
 from .names import MIGRATETYPE_NAMES, NR_PCP_TYPES
 from .procfs import buddyinfo
@@ -161,14 +161,12 @@ class _Opened:
             if progress is not None:
                 progress(mode, done, self.file.nr_rows)
             done = min(done + (1 << 16), self.file.nr_rows)
-            if until is not None and len(batch) and batch["row"][-1] >= until:
-                batch, cut = batch[batch["row"] < until], True
             recent.append(batch)
-            divergence = self._feed(core, node, batch, recent, divergence, last=cut)
+            divergence, cut = self._feed(core, node, batch, recent, divergence, until, last=False)
             if cut:
                 break
         if not cut:
-            divergence = self._feed(core, node, np.zeros(0, rows.ROW), recent, divergence, last=True)
+            divergence, cut = self._feed(core, node, batch[:0], recent, divergence, until, last=True)
         if progress is not None:
             progress(mode, self.file.nr_rows, self.file.nr_rows)
         counted = core.result()
@@ -190,18 +188,20 @@ class _Opened:
         batch: np.ndarray,
         recent: "collections.deque[np.ndarray]",
         divergence: dict[str, Any] | None,
+        until: int | None,
         *,
         last: bool,
-    ) -> dict[str, Any] | None:
+    ) -> tuple[dict[str, Any] | None, bool]:
         """
-        One batch; stops once, behind the first row that differs, to look around.
+        One batch; stops once, behind the first row that differs, to look around. Also: was row ``until`` reached?
         """
-        stopped = core.feed(batch, last=last, until_difference=divergence is None)
+        limit = -1 if until is None else until
+        stopped = core.feed(batch, last=last, until_difference=divergence is None, until=limit)
         if divergence is None and core.differences():
-            divergence = _look_around(core.differences()[0], node, recent, self.state)
-        if stopped:
-            core.feed(batch[:0], last=last)
-        return divergence
+            divergence = _look_around(core.differences()[0], node, recent)
+        if stopped == "difference":
+            stopped = core.feed(batch[:0], last=last, until=limit)
+        return divergence, stopped == "until"
 
     def _final(self, node: Any, open_operations: int, *, cut: bool) -> dict[str, Any]:
         """
@@ -315,7 +315,7 @@ def _described(diff: dict[str, Any]) -> dict[str, Any]:
 
 
 def _look_around(
-    diff: dict[str, Any], node: Any, recent: "collections.deque[np.ndarray]", start: dict[str, Any]
+    diff: dict[str, Any], node: Any, recent: "collections.deque[np.ndarray]"
 ) -> dict[str, Any]:
     """
     The first difference with the state behind it: the PCP, its list, the zone, and where both pages are.
@@ -344,8 +344,15 @@ def _look_around(
     }
     for name in ("predicted", "recorded"):
         if found["what"] in ("alloc", "refill", "drained", "free") and found[name] is not None:
-            found["state"][f"{name}_page"] = node.describe(found[name])
+            found["state"][f"{name}_page"] = _where(node, found[name])
     return found
+
+
+def _where(node: Any, pfn: int) -> str:
+    try:
+        return str(node.describe(pfn))
+    except BadFree as error:
+        return str(error)
 
 
 def _recording(health: rows.Health, *, cut: bool) -> dict[str, Any]:

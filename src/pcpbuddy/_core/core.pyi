@@ -6,7 +6,7 @@ where the work concerns a CPU that may be off-line. Rule numbers are those of do
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from ..config import Policy
 
@@ -295,12 +295,15 @@ class KernelReplay:
         plain: bool = False,
         drift_marks: Sequence[int] | None = None,
     ) -> None: ...
-    def feed(self, rows: Any, *, last: bool = False, until_difference: bool = False) -> bool:
+    def feed(
+        self, rows: Any, *, last: bool = False, until_difference: bool = False, until: int = -1
+    ) -> Literal["until", "difference"] | None:
         """
         Replay further rows (recording.rows.ROW, checked: they name pages and CPUs of this node). Releases the GIL.
 
-        last: nothing follows. until_difference: stop behind the first row that differs.
-        Returns True if stopped so; call again with no rows to go on.
+        A row waits until the rows are there that it needs to be understood. last: nothing follows.
+        until_difference: stop behind the first row that differs. until: stop before this row of the file.
+        Returns why it stopped; call again, with no rows, to go on.
         """
 
     def result(self) -> dict[str, Any]:

@@ -52,13 +52,16 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
     TAKES = 4096               # of one section
     DIFFS = 1024               # of each replay that are kept
     RING = 1 << 14             # events: more than any section emits
-    LAG = 1 << 16              # rows that a plain recording's are looked at ahead
+    LAG = 1 << 18              # rows that a plain recording's are looked at ahead
     HISTORY = 1 << 13          # executed rows that are kept to look back at
     REACH = 1 << 14            # rows to look for the next one of a task
     OBSERVED = 1 << 15         # pages of one drain
     RUN = 1 << 13              # pages of one contiguous free
+    EARLY = 1                  # notes of a page: popped before its mm_page_alloc came
+    SEEN = 2                   # named by a row that is executed
     NO_PIECE = -1              # Row.fpi of a plain mm_page_free: not looked at; else its order; or in a later piece
     LATER = -2
+    WAITING = 8                # frees past the PCP that are tried on either side of a section
     DRAIN_GAP_NS = 500000000   # more than this between two rows of one drain: they are of two
 
     FREE_RUN = 0               # Retrace.mode
@@ -189,10 +192,13 @@ cdef struct Retrace:
     Under *under               # DEPTH of each CPU
     Under **holder             # [zone][cpu]: who holds the PCP lock between rows
     Under **draining           # [cpu]: whose drained pages are expected next
+    int nr_waiting             # plain: frees past the PCP whose zone section has not come yet
+    char *saved                # a zone as it was before something was tried
+    uint64_t saved_size
     uint64_t *next_of          # plain, per page: serial + 1 of the first row naming it that is not executed
     uint64_t *last_of          # of the last row naming it that is linked
     uint64_t *pushed           # of the row that freed it into a PCP
-    uint8_t *early             # popped before its mm_page_alloc came
+    uint8_t *notes             # EARLY, SEEN
     uint32_t *observed         # pages of the drain that is looked at
     int nr_observed
     int nr_together            # of them, those before another task's row

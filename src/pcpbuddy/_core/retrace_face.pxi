@@ -15,10 +15,11 @@ cdef class KernelReplay:
         cdef int k
         if r is NULL:
             return
+        c_free(r.saved)
         c_free(r.next_of)
         c_free(r.last_of)
         c_free(r.pushed)
-        c_free(r.early)
+        c_free(r.notes)
         c_free(r.observed)
         for k in range(r.node.nr):
             r.node.zones[k].ring = NULL
@@ -80,9 +81,9 @@ cdef class KernelReplay:
         r.next_of = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
         r.last_of = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
         r.pushed = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
-        r.early = <uint8_t *>calloc(r.nr_handles, 1)
+        r.notes = <uint8_t *>calloc(r.nr_handles, 1)
         r.observed = <uint32_t *>malloc(OBSERVED * sizeof(uint32_t))
-        if NULL in (r.next_of, r.last_of, r.pushed, r.early, r.observed):
+        if NULL in (r.next_of, r.last_of, r.pushed, r.notes, r.observed):
             raise MemoryError()
 
     cdef open_zone(self, int k, Zone zone):
@@ -130,17 +131,13 @@ cdef class KernelReplay:
             PyBuffer_Release(&view)
         return 0
 
-    def feed(self, rows, *, bint last=False, bint until_difference=False):
-        """
-        Replay further rows (recording.rows.ROW, checked: they name pages and CPUs of this node). Releases the GIL.
-
-        last: nothing follows. until_difference: stop behind the first row that differs.
-        Returns True if stopped so; call again with no rows to go on.
-        """
+    def feed(self, rows, *, bint last=False, bint until_difference=False, int64_t until=-1):
+        """See core.pyi."""
         import time
         cdef Retrace *r = self.r
         cdef uint64_t stop
         cdef uint64_t kept = r.nr_kept
+        cdef bint cut = False
         cdef int k
         self.append(rows)
         start = time.perf_counter_ns()
@@ -152,11 +149,18 @@ cdef class KernelReplay:
             if r.plain and not last:
                 stop = max(r.done, min(stop, r.linked - min(r.linked, <uint64_t>LAG)))
             while r.done < stop:
+                if until >= 0 and <int64_t>row_at(r, r.done).row >= until:
+                    cut = True
+                    break
                 execute(r, r.done)
                 r.done += 1
                 if until_difference and r.nr_kept != kept:
                     break
-            if last and r.done == stop:
+            if cut:
+                note_parked_pages(r)
+            elif last and r.done == stop:
+                for k in range(r.node.nr):
+                    run_all_waiting(r, k)
                 note_parked_pages(r)
                 for k in range(r.node.nr):
                     close_section(r, k)
@@ -164,7 +168,7 @@ cdef class KernelReplay:
                     if r.under[k].kind != C_FREE_SLOT and r.under[k].kind != C_DRAIN:
                         give_up(r, &r.under[k])
         self.elapsed_ns += time.perf_counter_ns() - start
-        return r.done < stop
+        return "until" if cut else "difference" if r.done < stop else None
 
     def result(self):
         cdef Retrace *r = self.r

@@ -2,7 +2,7 @@
 # Included by core.pyx. Rows of one section are neighbours on their CPU, for interrupts are off.
 
 from libc.stdint cimport int32_t, int8_t
-from libc.string cimport memmove
+from libc.string cimport memcpy, memmove
 from .alloc cimport hand_out
 from .buddy cimport account, insert, is_free_chunk, merge_free, move_block, remove
 from .calls cimport decay_high
@@ -17,13 +17,13 @@ from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, USE_
 from .pcp cimport clamp, free_amount, list_at, list_index, list_type, pcp_del, pcp_order, refill_size, take_away
 from .retrace cimport (
     C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, DRAIN_GAP_NS, D_ALLOC, D_DRAIN, D_DRAINED,
-    D_FIELDS, D_FREE, D_LIST, D_REFILL, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP, FOUND_OWN_PCP,
-    FPI_CONTIG, FPI_TO_TAIL, FREE_RUN, HISTORY, LAG, LATER, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD, NO_PIECE, NR_CAUSES,
-    NR_DIFFS, NR_FOUND, OBSERVED, PATIENCE, REACH, RESYNC, RING, RUN, TAKES, V_ALLOC, V_BLOCK_ISOLATE, V_BUDDY_FREE,
-    V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE, V_EXTFRAG, V_FREE, V_FREE_BATCHED, V_FREE_ONE, V_ISOLATE,
-    V_KSWAPD_SLEEP, V_KSWAPD_WAKE, V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK, V_PCP_FREE, V_PUTBACK,
-    V_SET_BLOCK, V_TRYFAIL, V_VMFOLD, V_ZONE_LOCKED, Diff, Link, Retrace, Row, Section, Tally, Under, is_section_row,
-    past_pcp, row_at, zone_nr,
+    D_FIELDS, D_FREE, D_LIST, D_REFILL, EARLY, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP,
+    FOUND_OWN_PCP, FPI_CONTIG, FPI_TO_TAIL, FREE_RUN, HISTORY, LAG, LATER, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD,
+    NO_PIECE, NR_CAUSES, NR_DIFFS, NR_FOUND, OBSERVED, PATIENCE, REACH, RESYNC, RING, RUN, SEEN, TAKES, V_ALLOC,
+    V_BLOCK_ISOLATE, V_BUDDY_FREE, V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE, V_EXTFRAG, V_FREE, V_FREE_BATCHED,
+    V_FREE_ONE, V_ISOLATE, V_KSWAPD_SLEEP, V_KSWAPD_WAKE, V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK,
+    V_PCP_FREE, V_PUTBACK, V_SET_BLOCK, V_TRYFAIL, V_VMFOLD, V_ZONE_LOCKED, WAITING, Diff, Link, Retrace, Row, Section,
+    Tally, Under, is_section_row, past_pcp, row_at, zone_nr,
 )
 from .watermark cimport watermark_fast
 

@@ -57,7 +57,7 @@ cdef void pop_early(Retrace *r, CZone *z, idx q, int item) noexcept nogil:
     take_away(z, q, o, word_type(word))
     if item != 1:                          # bulk allocation does not halve (B-93)
         z.pcp[c].free_count >>= 1
-        r.early[pfn] = True
+        r.notes[pfn] |= EARLY
     for k in range(1u << o):
         r.map[pfn + k] = pfn + k + 1
     r.taken[item] += 1
@@ -135,10 +135,10 @@ cdef void on_plain_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     zone = node_zone_of(&r.node, row.pfn)
     z = zone_nr(r, zone)
     i = index_of(z, row.pfn)
-    if r.early[row.pfn]:
-        r.early[row.pfn] = False
+    if r.notes[row.pfn] & EARLY:
+        r.notes[row.pfn] &= ~EARLY
         forget(r, row)
-        compare_alloc(r, zone, row, i)
+        compare_alloc(r, zone, row, i if (word_of(z, i) & HEAD_MASK) == (ALLOC | row.order << ORDER_SHIFT) else 0)
         return
     for c in range(r.cpus if row.owner else 0):
         x = find_owned(r, c, serial + 1)
@@ -157,13 +157,12 @@ cdef void on_plain_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
         if list_has(z, row.cpu, row.order, row.type):
             compare_alloc(r, zone, row, alloc_page(z, row.cpu, row.order, row.type, flags_of(r, row)))
             return
-        note(r, D_REFILL, row, zone, 0, NOT_THERE)
+        note(r, D_REFILL, row, zone, NOT_THERE, NOT_THERE)
     finish_alloc(r, begin_alloc(r, row, row.cpu, zone, serial + 1, True), row)
 
 cdef void finish_alloc(Retrace *r, Under *x, Row *row) noexcept nogil:
     while x.action == LOCK_ZONE:
-        run_section(r, x)
-        r.section[x.zone].kind = NOT_OPEN
+        run_aside(r, x)
     compare_alloc(r, x.zone, row, x.op.page)
     end_under(r, x)
 
@@ -294,8 +293,8 @@ cdef int piece_order(Retrace *r, uint64_t *run, int at, int n) noexcept nogil:
     if fate is not NULL:
         return fate.order if at + (1 << fate.order) <= n else 0
     left = min(rest_of_allocation(r, row.pfn), n - at)
-    if left == 1 and not r.pushed[row.pfn] and row.context & 0x18 == 0:   # never seen before: perhaps a larger one
-        while at + left < n and not r.pushed[row.pfn + left] and fate_of(r, row_at(r, run[at + left])) is NULL and (
+    if left == 1 and not r.notes[row.pfn] and row.context & 0x18 == 0:   # never seen before: perhaps a larger one
+        while at + left < n and not r.notes[row.pfn + left] and fate_of(r, row_at(r, run[at + left])) is NULL and (
             rest_of_allocation(r, row.pfn + left) == 1
         ):
             left += 1
@@ -363,8 +362,10 @@ cdef void push_shown(Retrace *r, Row *row, uint64_t serial, uint32_t pfn, int o)
     if x is NULL:
         return
     if x.op.at == F_DIRECTING:
-        run_section(r, x)
-        r.section[zone].kind = NOT_OPEN
+        if r.mode == FREE_RUN:
+            run_aside(r, x)
+        else:
+            r.nr_waiting += 1
         return
     next = next_of_task(r, serial)
     if next and row_at(r, next - 1).event == V_PCPU_DRAIN:
@@ -382,10 +383,122 @@ cdef void release_drain(Retrace *r, Under *x) noexcept nogil:
     """A drain that no row shows, to its end."""
     while x.kind == C_FREE:
         if x.action == LOCK_ZONE:
-            run_section(r, x)
-            r.section[x.zone].kind = NOT_OPEN
+            run_aside(r, x)
         else:
             grant_pcp(r, x)
+
+
+# -- frees past the PCP: their zone section has no row ------------------------------------------------------------
+
+cdef int waiting_in(Retrace *r, int zone, Under **found) noexcept nogil:
+    """Those of a zone whose section may still be to come, in the order of their rows; WAITING at most."""
+    cdef Under *x
+    cdef int n = 0
+    cdef int k
+    cdef int at
+    for k in range(r.cpus * DEPTH):
+        x = &r.under[k]
+        if x.kind != C_FREE or x.op.at != F_DIRECTING or x.zone != zone or n == WAITING:
+            continue
+        at = n
+        while at > 0 and found[at - 1].born > x.born:
+            found[at] = found[at - 1]
+            at -= 1
+        found[at] = x
+        n += 1
+    return n
+
+cdef void run_waiting(Retrace *r, Under *x) noexcept nogil:
+    r.nr_waiting -= 1
+    run_aside(r, x)
+
+cdef void run_waiting_of(Retrace *r, int64_t task) noexcept nogil:
+    """A task that writes its next row is done with what it freed."""
+    cdef int k
+    for k in range(r.cpus * DEPTH):
+        if r.under[k].kind == C_FREE and r.under[k].op.at == F_DIRECTING and r.under[k].task == task:
+            run_waiting(r, &r.under[k])
+
+cdef void run_all_waiting(Retrace *r, int zone) noexcept nogil:
+    cdef Under *found[8]
+    cdef int k
+    cdef int n
+    if r.nr_waiting:
+        n = waiting_in(r, zone, found)
+        for k in range(n):
+            run_waiting(r, found[k])
+
+cdef bint as_recorded(Retrace *r, int zone, uint64_t serial) noexcept nogil:
+    """Are the events of the section that was run what its rows say?"""
+    cdef Section s = r.section[zone]
+    cdef int cpu = s.cpu
+    cdef Row *row
+    while serial < r.linked:
+        row = row_at(r, serial)
+        serial += 1
+        if row.cpu != cpu or row.event == V_CLAIM:
+            continue
+        if not is_section_row(row):
+            break
+        skip_others(&r.ring[zone], &s)
+        if s.at >= s.end or not same_event(&r.ring[zone].events[s.at & r.ring[zone].mask], row):
+            return False
+        s.at += 1
+    skip_others(&r.ring[zone], &s)
+    return s.at >= s.end
+
+cdef bint save_zone_as_is(Retrace *r, CZone *z) noexcept nogil:
+    if r.saved_size < z.s.size:
+        c_free(r.saved)
+        r.saved = <char *>malloc(z.s.size)
+        r.saved_size = z.s.size if r.saved is not NULL else 0
+    if r.saved is NULL:
+        return False
+    memcpy(r.saved, z.s, z.s.size)
+    return True
+
+cdef void run_among_waiting(Retrace *r, Under *x, uint64_t serial) noexcept nogil:
+    """A section that takes pages, with some of the waiting frees before it and the others after it: as its rows say."""
+    cdef Under *found[8]
+    cdef Under before[8]
+    cdef Under as_is
+    cdef Section section = r.section[x.zone]
+    cdef CZone *z = zone_nr(r, x.zone)
+    cdef int n = waiting_in(r, x.zone, found)
+    cdef int first = n
+    cdef int k
+    if n == 0 or not save_zone_as_is(r, z):
+        run_told(r, x, serial)
+        return
+    close_section(r, x.zone)
+    section = r.section[x.zone]
+    as_is = x[0]
+    for k in range(n):
+        before[k] = found[k][0]
+    while True:
+        for k in range(max(first, 0)):
+            run_aside(r, found[k])
+        run_told(r, x, serial)
+        if first <= 0 or as_recorded(r, as_is.zone, serial):
+            break
+        first -= 1
+        memcpy(z.s, r.saved, z.s.size)
+        r.section[as_is.zone] = section
+        x[0] = as_is
+        for k in range(n):
+            found[k][0] = before[k]
+    if not as_recorded(r, as_is.zone, serial):   # no order helps: all of them before, as their rows stand
+        memcpy(z.s, r.saved, z.s.size)
+        r.section[as_is.zone] = section
+        x[0] = as_is
+        for k in range(n):
+            found[k][0] = before[k]
+        for k in range(n):
+            run_aside(r, found[k])
+        run_told(r, x, serial)
+        first = n
+    r.taken[3] += n - first
+    r.nr_waiting -= first
 
 
 # -- drains: what is drained says where it began and how much it was ------------------------------------------------
@@ -415,10 +528,9 @@ cdef void observe(Retrace *r, uint64_t serial) noexcept nogil:
     if not r.nr_together:
         r.nr_together = r.nr_observed
 
-cdef int would_drain(Retrace *r, CZone *z, int c, int start, int n, int *same) noexcept nogil:
-    """How many entries a drain of n pages takes, up to one more than observed; and how many of them are the observed."""
+cdef int would_drain(Retrace *r, CZone *z, int c, int start, int n, int *same, int64_t *pages) noexcept nogil:
+    """How many entries and pages a drain of n pages takes, and how many of the entries are as observed, from the first."""
     cdef idx at[30]
-    cdef bint begun[30]
     cdef Pcp *p = &z.pcp[c]
     cdef int left = p.count
     cdef int taken = 0
@@ -427,39 +539,46 @@ cdef int would_drain(Retrace *r, CZone *z, int c, int start, int n, int *same) n
     cdef int which
     cdef int k
     same[0] = 0
+    pages[0] = 0
     for k in range(NR_LISTS):
         at[k] = z.page[cpu_head(c, k)].prev
-    while n > 0 and left > 0 and taken <= r.nr_observed:
+    while n > 0 and left > 0:
         chunk = min(n, p.batch)
         n -= chunk
         chunk = min(chunk, left)
         position = list_at(start)
-        while chunk > 0 and taken <= r.nr_observed:
+        while chunk > 0:
             which = list_at(position)
-            while chunk > 0 and at[which] != cpu_head(c, which) and taken <= r.nr_observed:
+            while chunk > 0 and at[which] != cpu_head(c, which):
                 if taken < r.nr_observed and same[0] == taken and r.observed[taken] == <uint32_t>pfn_of(z, at[which]):
                     same[0] += 1
                 at[which] = z.page[at[which]].prev
                 taken += 1
                 chunk -= 1 << (which // 3)
                 left -= 1 << (which // 3)
+                pages[0] += 1 << (which // 3)
             if left <= 0:
                 break
             position = position + 1 if position < NR_LISTS - 1 else 0
     return taken
 
-cdef bint drain_fits(Retrace *r, CZone *z, int c, int start, int n) noexcept nogil:
-    """Does a drain of n pages look like the observed one? Where another task came between, only its size must."""
+cdef bint drain_fits(Retrace *r, CZone *z, int c, int start, int n, bint loosely) noexcept nogil:
+    """
+    Does a drain of n pages look like the observed one? Where another task came between, its size must, or about so.
+    """
     cdef int same = 0
-    cdef int taken = would_drain(r, z, c, start, n, &same)
+    cdef int64_t pages = 0
+    cdef int taken = would_drain(r, z, c, start, n, &same, &pages)
     if r.nr_together == r.nr_observed:
         return taken == r.nr_observed and same == taken
-    return same >= r.nr_together and n <= r.observed_pages < n + 8 * (n // z.pcp[c].batch + 1)
+    pages -= r.observed_pages
+    return same >= r.nr_together and max(pages, -pages) <= (8 * (n // z.pcp[c].batch + 1) if loosely else 0)
 
 cdef bint begins_like(Retrace *r, CZone *z, int c, int start) noexcept nogil:
     """Is the observed drain, as far as it is of one piece, one that begins at this list?"""
     cdef int same = 0
-    would_drain(r, z, c, start, z.pcp[c].count, &same)
+    cdef int64_t pages = 0
+    would_drain(r, z, c, start, z.pcp[c].count, &same, &pages)
     return same >= r.nr_together
 
 cdef void confirm_drain(Retrace *r, Under *x, uint64_t serial, int high_before) noexcept nogil:
@@ -467,11 +586,12 @@ cdef void confirm_drain(Retrace *r, Under *x, uint64_t serial, int high_before) 
     cdef CZone *z = zone_nr(r, x.zone)
     cdef Pcp *p = &z.pcp[x.op.target]
     cdef int same = 0
+    cdef int64_t pages = 0
     cdef int n
     observe(r, serial)
-    if drain_fits(r, z, x.op.target, x.op.start, x.op.n):
+    if drain_fits(r, z, x.op.target, x.op.start, x.op.n, True):
         return
-    n = would_drain(r, z, x.op.target, x.op.start, x.op.n, &same)
+    n = would_drain(r, z, x.op.target, x.op.start, x.op.n, &same, &pages)
     if n == same and n < r.nr_observed:    # another one follows it
         return
     if begins_like(r, z, x.op.target, 0) and not begins_like(r, z, x.op.target, x.op.start):
@@ -479,7 +599,7 @@ cdef void confirm_drain(Retrace *r, Under *x, uint64_t serial, int high_before) 
         end_under(r, x)
         return
     n = <int>r.observed_pages
-    if drain_fits(r, z, x.op.target, x.op.start, n):   # B-84: its size was free_count
+    if drain_fits(r, z, x.op.target, x.op.start, n, True):   # B-84: its size was free_count
         p.free_count = n
         x.op.n = n
         r.taken[3] += 1
@@ -490,7 +610,7 @@ cdef Under *plan_drain(Retrace *r, Row *row, int zone, int c, int start, int n) 
     x.op.start = start
     return x
 
-cdef Under *drain_of_free(Retrace *r, Row *row, uint64_t serial, int zone, int c) noexcept nogil:
+cdef Under *drain_of_free(Retrace *r, Row *row, uint64_t serial, int zone, int c, bint loosely) noexcept nogil:
     """The task's row before was a free into this PCP: its drain, at a limit that ticks have lowered (R7)? Else NULL."""
     cdef CZone *z = zone_nr(r, zone)
     cdef Pcp *p = &z.pcp[c]
@@ -518,19 +638,19 @@ cdef Under *drain_of_free(Retrace *r, Row *row, uint64_t serial, int zone, int c
         limit = p.count
     lowest = max(p.count - pages, 0)
     while limit > lowest:
-        if drain_fits(r, z, c, start, free_amount(p, limit, False)):
+        if drain_fits(r, z, c, start, free_amount(p, limit, False), loosely):
             r.taken[7] += 1
             p.high = limit
             if p.high_min != p.high_max and p.high < p.free_count + p.batch:
                 p.high = clamp(p.free_count + p.batch, p.high_min, p.high_max)
             return plan_drain(r, row, zone, c, start, free_amount(p, limit, False))
         limit -= 1
-    if drain_fits(r, z, c, start, min(p.count, p.batch << SCALE_MAX)):   # B-83, free_high
+    if drain_fits(r, z, c, start, min(p.count, p.batch << SCALE_MAX), loosely):   # B-83, free_high
         r.taken[3] += 1
         p.free_count = max(p.free_count, p.batch + p.high_min // 2 + pages)
         p.high = max(p.high - (p.batch << SCALE_MAX), p.high_min)
         return plan_drain(r, row, zone, c, start, min(p.count, p.batch << SCALE_MAX))
-    if begins_like(r, z, c, start) and not begins_like(r, z, c, 0):
+    if loosely and begins_like(r, z, c, start) and not begins_like(r, z, c, 0):
         r.taken[7] += 1
         p.high = min(p.high, p.count)
         return plan_drain(r, row, zone, c, start, <int>r.observed_pages)
@@ -569,8 +689,12 @@ cdef int pops_under_way(Retrace *r, Row *row, uint64_t serial, int zone, int c, 
                     n += 1
     return n
 
-cdef Under *drain_of_tick(Retrace *r, Row *row, uint64_t serial, int zone, int c) noexcept nogil:
-    """B-102: the smallest number of ticks, and of pops that came before, after which the rows are what is drained."""
+cdef Under *drain_of_tick(Retrace *r, Row *row, uint64_t serial, int zone, int c, bint loosely) noexcept nogil:
+    """
+    B-102: the smallest number of ticks, and of pops that came before, after which the rows are what is drained.
+
+    loosely: there is none; what was drained says how far high had sunk.
+    """
     cdef CZone *z = zone_nr(r, zone)
     cdef Pcp *p = &z.pcp[c]
     cdef idx pages[4]
@@ -579,7 +703,7 @@ cdef Under *drain_of_tick(Retrace *r, Row *row, uint64_t serial, int zone, int c
     cdef int k
     cdef int high
     cdef int n
-    for e in range(pops + 1):
+    for e in range(0 if loosely else pops + 1):
         high = p.high
         for k in range(1, 40):
             n = high
@@ -587,12 +711,14 @@ cdef Under *drain_of_tick(Retrace *r, Row *row, uint64_t serial, int zone, int c
             if high == n and k > 1:
                 break
             n = p.count - e - high
-            if n > 0 and drain_fits(r, z, c, 0, n):
+            if n > 0 and drain_fits(r, z, c, 0, n, False):
                 r.taken[7] += k
                 p.high = high
                 for k in range(e):
                     pop_early(r, z, pages[k], 3)
                 return plan_drain(r, row, zone, c, 0, n)
+    if not loosely:
+        return NULL
     r.taken[7] += 1
     p.high = max(p.count - <int>r.observed_pages, p.high_min)
     return plan_drain(r, row, zone, c, 0, <int>r.observed_pages)
@@ -617,13 +743,16 @@ cdef Under *unexpected_drain(Retrace *r, Row *row, uint64_t serial, int zone) no
     cdef CZone *z = zone_nr(r, zone)
     cdef uint32_t word = word_of(z, index_of(z, row.pfn))
     cdef int c = word >> CPU_SHIFT
-    cdef Under *x
+    cdef bint loosely
+    cdef Under *x = NULL
     if (word & 7) != PCP:
         return NULL
     observe(r, serial)
-    x = drain_of_free(r, row, serial, zone, c)
-    if x is NULL and begins_like(r, z, c, 0):
-        x = drain_of_tick(r, row, serial, zone, c)
+    for loosely in range(2):
+        if x is NULL:
+            x = drain_of_free(r, row, serial, zone, c, loosely)
+        if x is NULL and begins_like(r, z, c, 0):
+            x = drain_of_tick(r, row, serial, zone, c, loosely)
     return x
 
 cdef void on_plain_drain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
@@ -641,6 +770,7 @@ cdef void on_plain_drain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     if x is not NULL and x.action != LOCK_ZONE:
         grant_pcp(r, x)
     if x is not NULL and x.kind != C_FREE_SLOT and x.action == LOCK_ZONE:
+        run_all_waiting(r, zone)
         run_section(r, x)
         r.drains.seen += 1
         r.drains.exact += 1
@@ -649,6 +779,8 @@ cdef void on_plain_drain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     match(r, zone, row)
 
 cdef void execute_plain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
+    if r.nr_waiting:
+        run_waiting_of(r, task_of(row))
     if row.pfn != NOT_THERE and r.next_of[row.pfn] == serial + 1:
         r.next_of[row.pfn] = row.next
     if row.event == V_ALLOC:
@@ -659,3 +791,5 @@ cdef void execute_plain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
         on_plain_free(r, row, serial)
     else:
         on_section_row(r, row, serial)
+    if row.pfn != NOT_THERE:
+        r.notes[row.pfn] |= SEEN

@@ -64,7 +64,10 @@ cdef void on_section_row(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
         if x is NULL and row.owner - 1 > serial:
             x = begin_owner(r, row, row_at(r, row.owner - 1), zone, serial)
         if x is not NULL and x.action == LOCK_ZONE and x.zone == zone:
-            run_told(r, x, serial)
+            if r.nr_waiting:
+                run_among_waiting(r, x, serial)
+            else:
+                run_told(r, x, serial)
             if x.action == LOCK_ZONE and x.op.at == A_RESERVE:
                 x.op.got = True            # its rows are not compared: no pages come or go
                 advance(r, x)
@@ -115,10 +118,9 @@ cdef void on_pcp_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
             return
         x = begin_alloc(r, row, row.cpu, zone, serial + 1, True)
         if row.pfn != NOT_THERE and x.action == LOCK_ZONE:
-            note(r, D_REFILL, row, zone, 0, NOT_THERE)
+            note(r, D_REFILL, row, zone, NOT_THERE, NOT_THERE)
     while x.action == LOCK_ZONE and (row.pfn != NOT_THERE or x.op.at == A_REFILL or x.op.at == B_REFILL):
-        run_section(r, x)
-        r.section[zone].kind = NOT_OPEN
+        run_aside(r, x)
     compare_fields(r, zone, row)
     i = obtained_by(x)
     if row.pfn != NOT_THERE:
@@ -152,8 +154,7 @@ cdef void on_mm_page_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil
             compare_alloc(r, node_zone_of(&r.node, row.pfn), row, 0)
         return
     while x.action == LOCK_ZONE:
-        run_section(r, x)
-        r.section[x.zone].kind = NOT_OPEN
+        run_aside(r, x)
     if row.pfn != NOT_THERE:
         compare_alloc(r, x.zone, row, x.op.page)
     elif x.op.page:

@@ -34,6 +34,9 @@ cdef void end_under(Retrace *r, Under *x) noexcept nogil:
 
 cdef void give_up(Retrace *r, Under *x) noexcept nogil:
     """No further row of it came. Between two holds of a drain that means a trylock that failed (B-82, R2)."""
+    if x.kind == C_FREE and x.op.at == F_DIRECTING and r.nr_waiting:
+        run_waiting(r, x)
+        return
     if x.kind == C_FREE and x.in_gap:
         r.taken[2] += 1
     else:
@@ -129,6 +132,13 @@ cdef void run_section(Retrace *r, Under *x) noexcept nogil:
     s.kind = kind
     s.exact = True
 
+cdef void run_aside(Retrace *r, Under *x) noexcept nogil:
+    """A section that has no rows to be compared with. Another CPU's rows may go on around it."""
+    note_parked_pages(r)
+    x.op.got = True
+    advance(r, x)
+    note_parked_pages(r)
+
 cdef void run_told(Retrace *r, Under *x, uint64_t serial) noexcept nogil:
     """A section that takes pages, whose first row is there."""
     cdef int zone = x.zone
@@ -149,8 +159,7 @@ cdef void release_holder(Retrace *r, int zone, int cpu, Row *row) noexcept nogil
             if r.mode != FREE_RUN:         # as the recording did: it is over
                 end_under(r, x)
             while holder_of(r, zone, cpu)[0] == x:
-                run_section(r, x)
-            r.section[zone].kind = NOT_OPEN
+                run_aside(r, x)
         else:
             give_up(r, x)
         x = holder_of(r, zone, cpu)[0]
@@ -427,6 +436,8 @@ cdef idx resync(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
     cdef int found
     cdef idx p
     cdef idx end = 0
+    if i and (word_of(z, i) & HEAD_MASK) != (ALLOC | row.order << ORDER_SHIFT):
+        i = 0                              # another resync took it meanwhile
     if i and pcp_order(z, row.order):
         pcp_put(z, row.cpu, i, row.order, row.type, 0, False)
     elif i:
