@@ -43,6 +43,24 @@ cdef inline Row *next_naming(Retrace *r, uint32_t pfn) noexcept nogil:
     """The first row ahead that names the page, or NULL."""
     return row_at(r, r.next_of[pfn] - 1) if r.next_of[pfn] else NULL
 
+cdef Row *next_covering(Retrace *r, uint32_t pfn) noexcept nogil:
+    """The first row ahead about the page: one that names it, or a larger chunk that it is in; or NULL."""
+    cdef Row *first_there = NULL
+    cdef Row *row
+    cdef int k
+    cdef int steps
+    for k in range(MAX_ORDER + 1):
+        if k and not (pfn >> (k - 1)) & 1:
+            continue                       # the same head as of the order below
+        row = next_naming(r, pfn & ~((1u << k) - 1))
+        for steps in range(8):
+            if row is NULL or row.order >= k or (k == 0 and row.order < 0):
+                break
+            row = row_at(r, row.next - 1) if row.next else NULL
+        if row is not NULL and row.order >= k and (first_there is NULL or row.row < first_there.row):
+            first_there = row
+    return first_there
+
 
 # -- allocations -----------------------------------------------------------------------------------------------------
 
@@ -344,7 +362,7 @@ cdef void push_shown(Retrace *r, Row *row, uint64_t serial, uint32_t pfn, int o)
     cdef int zone = node_zone_of(&r.node, pfn)
     cdef CZone *z = zone_nr(r, zone)
     cdef int high = z.pcp[row.cpu].high
-    cdef Row *ahead = next_naming(r, pfn)
+    cdef Row *ahead = next_covering(r, pfn) if r.mode != FREE_RUN else NULL
     cdef bint tried = True
     cdef Row piece = row[0]
     cdef Under *x
@@ -355,7 +373,7 @@ cdef void push_shown(Retrace *r, Row *row, uint64_t serial, uint32_t pfn, int o)
     piece.type = -1
     r.frees += 1
     gave_up_drains(r, row)
-    if r.mode != FREE_RUN and ahead is not NULL and (ahead.event == V_ZONE_LOCKED or ahead.event == V_EXTFRAG):
+    if ahead is not NULL and (ahead.event == V_ZONE_LOCKED or ahead.event == V_EXTFRAG):
         tried = past_pcp(o)                # it was in the zone: its trylock had failed (R2)
     x = freed(r, &piece, zone, tried)
     r.pushed[pfn] = (serial + 1) << 1 | (row.event == V_FREE)
