@@ -167,14 +167,22 @@ cdef inline void begin_take(Zone *z, int o, int T) noexcept nogil:
         look_for_rotation(z, o, T)
     told.nr_takes += 1
 
-cdef inline bint prefers_cma(Zone *z) noexcept nogil:
+cdef inline bint has_chunk(Zone *z, int o, int T) noexcept nogil:
+    cdef int k
+    for k in range(o, MAX_ORDER + 1):
+        if first(z, k, T):
+            return True
+    return False
+
+cdef inline bint prefers_cma(Zone *z, int o, int T) noexcept nogil:
     """The 50 % rule, or what the recording says became of it (R10: counters drift)."""
     cdef bint ours = cma_first(z)
     cdef bint theirs
     if unlikely(z.told is not NULL and z.told.nr_takes <= z.told.nr_outcomes):
         theirs = z.told.from_cma[z.told.nr_takes - 1]
-        z.told.cma_differs += ours != theirs
-        return theirs if z.told.follow else ours
+        if ours != theirs and has_chunk(z, o, T if theirs else CMA_TYPE):
+            z.told.cma_differs += 1        # and another page comes of it
+            return theirs if z.told.follow else ours
     return ours
 
 cdef inline idx own_take(Zone *z, int cpu, int o, int T, int aflags, int *mode) noexcept nogil:
@@ -182,7 +190,7 @@ cdef inline idx own_take(Zone *z, int cpu, int o, int T, int aflags, int *mode) 
     cdef idx i
     if unlikely(z.told is not NULL):
         begin_take(z, o, T)
-    if aflags & USE_CMA and prefers_cma(z):
+    if aflags & USE_CMA and prefers_cma(z, o, T):
         i = smallest(z, cpu, o, CMA_TYPE)
         if i:
             return i

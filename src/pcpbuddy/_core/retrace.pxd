@@ -59,6 +59,7 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
     RUN = 1 << 13              # pages of one contiguous free
     EARLY = 1                  # notes of a page: popped before its mm_page_alloc came
     SEEN = 2                   # named by a row that is executed
+    POPPED = 4                 # its pcp_alloc row is executed, its mm_page_alloc row is not
     NO_PIECE = -1              # Row.fpi of a plain mm_page_free: not looked at; else its order; or in a later piece
     LATER = -2
     WAITING = 8                # frees past the PCP that are tried on either side of a section
@@ -136,8 +137,13 @@ cdef struct Link:              # of one CPU
     uint32_t head[8]           # and the first
     int8_t order[8]
     int n
-    bint running               # the CPU's last row belongs to the section on top
-    uint64_t asked             # serial + 1 of a request whose zone section comes after it
+    bint running               # the CPU's last row belongs to the section that was opened last
+    uint64_t latest            # its serial, and what tells it from the next one
+    int64_t latest_task
+    int latest_zone
+    int latest_order
+    uint64_t asked[8]          # serials of requests whose zone section comes after them
+    int nr_asked
 
 cdef struct Under:             # an operation that is under way
     Op op
@@ -182,6 +188,7 @@ cdef struct Retrace:
     bint plain                 # standard tracepoints only
     bint compacts              # compaction has been seen at work: it reorders lists unseen (R6)
     uint32_t *map              # recorded page -> own page + 1; 0: not allocated
+    uint8_t *notes             # of each page: EARLY, SEEN, POPPED
     uint32_t nr_handles
     Ring ring[5]
     Section section[5]
@@ -198,7 +205,6 @@ cdef struct Retrace:
     uint64_t *next_of          # plain, per page: serial + 1 of the first row naming it that is not executed
     uint64_t *last_of          # of the last row naming it that is linked
     uint64_t *pushed           # of the row that freed it into a PCP
-    uint8_t *notes             # EARLY, SEEN
     uint32_t *observed         # pages of the drain that is looked at
     int nr_observed
     int nr_together            # of them, those before another task's row

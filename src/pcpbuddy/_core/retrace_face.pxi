@@ -56,12 +56,13 @@ cdef class KernelReplay:
             end = max(end, zone.z.s.start_pfn + zone.z.s.spanned)
         r.nr_handles = max(nr_handles, end) + (1 << MAX_ORDER)
         r.map = <uint32_t *>calloc(r.nr_handles, sizeof(uint32_t))
+        r.notes = <uint8_t *>calloc(r.nr_handles, 1)
         r.links = <Link *>calloc(r.cpus, sizeof(Link))
         r.under = <Under *>calloc(r.cpus * DEPTH, sizeof(Under))
         r.holder = <Under **>calloc(r.node.nr * r.cpus, sizeof(void *))
         r.draining = <Under **>calloc(r.cpus, sizeof(void *))
         r.by_cpu = <Tally *>calloc(r.cpus, sizeof(Tally))
-        if NULL in (r.map, r.links, r.under, r.holder, r.draining, r.by_cpu):
+        if NULL in (r.map, r.notes, r.links, r.under, r.holder, r.draining, r.by_cpu):
             raise MemoryError()
         if plain:
             self.open_plain()
@@ -81,9 +82,8 @@ cdef class KernelReplay:
         r.next_of = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
         r.last_of = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
         r.pushed = <uint64_t *>calloc(r.nr_handles, sizeof(uint64_t))
-        r.notes = <uint8_t *>calloc(r.nr_handles, 1)
         r.observed = <uint32_t *>malloc(OBSERVED * sizeof(uint32_t))
-        if NULL in (r.next_of, r.last_of, r.pushed, r.notes, r.observed):
+        if NULL in (r.next_of, r.last_of, r.pushed, r.observed):
             raise MemoryError()
 
     cdef open_zone(self, int k, Zone zone):

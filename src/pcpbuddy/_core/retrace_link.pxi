@@ -4,14 +4,14 @@
 from libc.stdint cimport int32_t, int8_t
 from libc.string cimport memcpy, memmove
 from .alloc cimport hand_out
-from .buddy cimport account, insert, is_free_chunk, merge_free, move_block, remove
+from .buddy cimport account, insert, is_free_chunk, merge_free, move, move_block, remove
 from .calls cimport decay_high
 from .events cimport E_EXTFRAG, E_PCPU_DRAIN, E_ZONE_LOCKED
 from .isolation cimport isolate_block as isolate_section, take_free, unisolate_block
 from .node cimport ZONE_MOVABLE, ZONE_NORMAL, fast_flags, gfp_zone, preferred
 from .op cimport (
-    A_REFILL, A_RESERVE, A_TRIED, B_REFILL, B_TRIED, D_HOLD, F_DIRECTING, F_DRAINING, LOCK_PCP, LOCK_ZONE, TRY_PCP,
-    UNLOCK_PCP, UNLOCK_ZONE,
+    A_REFILL, A_RESERVE, A_SERVED, A_TRIED, B_REFILL, B_TRIED, D_HOLD, F_DIRECTING, F_DRAINING, LOCK_PCP, LOCK_ZONE,
+    TRY_PCP, UNLOCK_PCP, UNLOCK_ZONE,
 )
 from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, USE_HIGHATOMIC, Told, block_type
 from .pcp cimport clamp, free_amount, list_at, list_index, list_type, pcp_del, pcp_order, refill_size, take_away
@@ -19,13 +19,13 @@ from .retrace cimport (
     C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, DRAIN_GAP_NS, D_ALLOC, D_DRAIN, D_DRAINED,
     D_FIELDS, D_FREE, D_LIST, D_REFILL, EARLY, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP,
     FOUND_OWN_PCP, FPI_CONTIG, FPI_TO_TAIL, FREE_RUN, HISTORY, LAG, LATER, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD,
-    NO_PIECE, NR_CAUSES, NR_DIFFS, NR_FOUND, OBSERVED, PATIENCE, REACH, RESYNC, RING, RUN, SEEN, TAKES, V_ALLOC,
+    NO_PIECE, NR_CAUSES, NR_DIFFS, NR_FOUND, OBSERVED, PATIENCE, POPPED, REACH, RESYNC, RING, RUN, SEEN, TAKES, V_ALLOC,
     V_BLOCK_ISOLATE, V_BUDDY_FREE, V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE, V_EXTFRAG, V_FREE, V_FREE_BATCHED,
     V_FREE_ONE, V_ISOLATE, V_KSWAPD_SLEEP, V_KSWAPD_WAKE, V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK,
     V_PCP_FREE, V_PUTBACK, V_SET_BLOCK, V_TRYFAIL, V_VMFOLD, V_ZONE_LOCKED, WAITING, Diff, Link, Retrace, Row, Section,
     Tally, Under, is_section_row, past_pcp, row_at, zone_nr,
 )
-from .watermark cimport watermark_fast
+from .watermark cimport leave_below_high, watermark_fast
 
 
 cdef inline void own(Retrace *r, uint64_t first, uint64_t request) noexcept nogil:
@@ -41,19 +41,54 @@ cdef void drop_link(Link *link, int at) noexcept nogil:
         link.head[k] = link.head[k + 1]
         link.order[k] = link.order[k + 1]
 
+cdef inline bint same_task(Row *one, Row *other) noexcept nogil:
+    """As far as rows tell: a probe that is a breakpoint shows an NMI's context."""
+    if one.pid == NO_FIELD or (one.context | other.context) & 0x40:
+        return one.pid == other.pid
+    return task_of(one) == task_of(other)
+
+cdef void drop_asked(Link *link, int at) noexcept nogil:
+    cdef int k
+    link.nr_asked -= 1
+    for k in range(at, link.nr_asked):
+        link.asked[k] = link.asked[k + 1]
+
+cdef void add_asked(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
+    if link.nr_asked == LINKS:
+        drop_asked(link, 0)
+    link.asked[link.nr_asked] = serial
+    link.nr_asked += 1
+
+cdef void end_asked(Retrace *r, Link *link, Row *row) noexcept nogil:
+    """The same task asks for something else, or has got what it asked for."""
+    cdef int k = link.nr_asked - 1
+    while k >= 0:
+        if same_task(row_at(r, link.asked[k]), row):
+            drop_asked(link, k)
+        k -= 1
+
 cdef void open_link(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
-    if link.asked:                         # its request came first: a failed trylock, or an empty PCP
-        own(r, serial, link.asked - 1)
-        link.asked = 0
+    cdef Row *row = row_at(r, serial)
+    cdef int k = link.nr_asked - 1
+    while k >= 0:                          # its request came first: a failed trylock, or an empty PCP
+        if row_at(r, link.asked[k]).order == row.order and same_task(row_at(r, link.asked[k]), row):
+            own(r, serial, link.asked[k])
+            drop_asked(link, k)
+            break
+        k -= 1
     row_at(r, serial).done = True          # the first of its section
     if link.n == LINKS:
         drop_link(link, 0)
     link.first[link.n] = serial
     link.pfn[link.n] = NOT_THERE
     link.head[link.n] = NOT_THERE
-    link.order[link.n] = -1
+    link.order[link.n] = row.order
     link.n += 1
     link.running = True
+    link.latest = serial
+    link.latest_task = task_of(row)
+    link.latest_zone = node_zone_of(&r.node, row.pfn)
+    link.latest_order = row.order
 
 cdef bint close_direct(Retrace *r, Link *link, Row *row, uint64_t serial) noexcept nogil:
     """An mm_page_alloc: of a section that took this page past the PCP; or, in a plain recording, as first of a refill?"""
@@ -70,8 +105,13 @@ cdef bint close_direct(Retrace *r, Link *link, Row *row, uint64_t serial) noexce
 cdef void close_refill(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
     """A pop: what its CPU took last from the zone, and has not been accounted for, was its refill."""
     cdef int k = link.n - 1
+    cdef int zone = zone_of_row(r, row_at(r, serial))
+    cdef int order = row_at(r, serial).order
     while k >= 0:
-        if not past_pcp(link.order[k]) and not row_at(r, link.first[k]).owner:
+        if (
+            link.order[k] == order and not row_at(r, link.first[k]).owner
+            and node_zone_of(&r.node, row_at(r, link.first[k]).pfn) == zone
+        ):
             own(r, link.first[k], serial)
             drop_link(link, k)
             return
@@ -94,6 +134,13 @@ cdef void chain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     if row.event == V_FREE_BATCHED and row.order < 0:
         row.order = 0
 
+cdef inline bint goes_on(Retrace *r, Link *link, Row *row) noexcept nogil:
+    """Does the section that was opened last go on with this row? Not one of another task, zone or order."""
+    return (
+        link.running and link.latest_order == row.order and link.latest_task == task_of(row)
+        and link.latest_zone == node_zone_of(&r.node, row.pfn)
+    )
+
 cdef void link_row(Retrace *r, uint64_t serial) noexcept nogil:
     cdef Row *row = row_at(r, serial)
     cdef Link *link = &r.links[row.cpu]
@@ -101,25 +148,27 @@ cdef void link_row(Retrace *r, uint64_t serial) noexcept nogil:
     if r.plain and row.event <= V_EXTFRAG and row.pfn != NOT_THERE:
         chain(r, row, serial)
     if row.event in (V_ZONE_LOCKED, V_EXTFRAG, V_CLAIM):
-        if not link.running:
+        if not goes_on(r, link, row):
             open_link(r, link, serial)
-        if row.event != V_CLAIM:
+        if row.event != V_CLAIM and link.n and link.first[link.n - 1] == link.latest:
             link.pfn[link.n - 1] = row.pfn
             if link.head[link.n - 1] == NOT_THERE:
                 link.head[link.n - 1] = row.pfn
-        link.order[link.n - 1] = row.order
         return
-    if link.running and row.event in (V_SET_BLOCK, V_MOVE_BLOCK):
-        row.done = True
+    if link.running and row.event == V_SET_BLOCK and row.block_flags & 7 != HIGHATOMIC:
+        row.done = True                    # of a claim; a reserve is done where its rows are (B-70)
         return
     link.running = False
     if row.event == V_PCP_ALLOC or row.event == V_PCP_BULK:
         close_refill(r, link, serial)
-        link.asked = serial + 1 if row.pfn == NOT_THERE else 0
+        end_asked(r, link, row)
+        if row.pfn == NOT_THERE:
+            add_asked(r, link, serial)
     elif row.event == V_TRYFAIL:
-        link.asked = serial + 1
+        end_asked(r, link, row)
+        add_asked(r, link, serial)
     elif row.event == V_ALLOC:
-        link.asked = 0
+        end_asked(r, link, row)
         if row.pfn != NOT_THERE and not close_direct(r, link, row, serial) and (r.plain or past_pcp(row.order)):
             for c in range(r.cpus):        # its task moved in between (R3)
                 if close_direct(r, &r.links[c], row, serial):
@@ -138,8 +187,10 @@ cdef uint64_t first_open(Retrace *r) noexcept nogil:
         for k in range(link.n):
             if not row_at(r, link.first[k]).owner and link.first[k] < first:
                 first = link.first[k]
-        if link.asked and link.asked - 1 < first and link.asked + PATIENCE > r.linked:
-            first = link.asked - 1
+        while link.nr_asked and link.asked[0] + PATIENCE < r.linked:
+            drop_asked(link, 0)
+        if link.nr_asked and link.asked[0] < first:
+            first = link.asked[0]
     return first
 
 

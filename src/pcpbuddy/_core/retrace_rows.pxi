@@ -69,7 +69,9 @@ cdef void on_section_row(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
             else:
                 run_told(r, x, serial)
             if x.action == LOCK_ZONE and x.op.at == A_RESERVE:
-                x.op.got = True            # its rows are not compared: no pages come or go
+                x.op.got = True
+                if not r.plain:            # its rows come later, perhaps after other sections: they do it
+                    x.op.at = A_SERVED
                 advance(r, x)
         else:
             open_empty(r, zone, row.cpu)   # nothing was due here
@@ -115,6 +117,7 @@ cdef void on_pcp_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
             i = alloc_page(z, row.cpu, row.order, row.type, row.aflags)
             compare_fields(r, zone, row)
             compare_alloc(r, zone, row, i)
+            r.notes[row.pfn] |= POPPED
             return
         x = begin_alloc(r, row, row.cpu, zone, serial + 1, True)
         if row.pfn != NOT_THERE and x.action == LOCK_ZONE:
@@ -125,6 +128,8 @@ cdef void on_pcp_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     i = obtained_by(x)
     if row.pfn != NOT_THERE:
         compare_alloc(r, zone, row, i)
+        if row.event == V_PCP_ALLOC:
+            r.notes[row.pfn] |= POPPED
     elif x.action == LOCK_ZONE:
         x.kind = C_DIRECT                  # its section past the PCP comes after this row
         return
@@ -147,8 +152,11 @@ cdef void on_mm_page_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil
             if x is not NULL:
                 r.taken[3] += c != row.cpu
                 break
+    if x is NULL and row.pfn != NOT_THERE and r.notes[row.pfn] & POPPED:
+        r.notes[row.pfn] &= ~POPPED
+        return
     if x is NULL:
-        x = find_direct(r, row.cpu, row.order)
+        x = find_direct(r, row)
     if x is NULL:
         if past_pcp(row.order) and row.pfn != NOT_THERE:   # captured (B-118), or its rows were lost
             compare_alloc(r, node_zone_of(&r.node, row.pfn), row, 0)
@@ -262,6 +270,7 @@ cdef Under *find_drain(Retrace *r, Row *row, int zone, bint exactly) noexcept no
     cdef CZone *z = zone_nr(r, zone)
     cdef Under *x
     cdef Under *found = NULL
+    cdef int64_t task = task_of(row)
     cdef int k
     for k in range(row.cpu * DEPTH, (row.cpu + 1) * DEPTH):
         x = &r.under[k]
@@ -273,7 +282,9 @@ cdef Under *find_drain(Retrace *r, Row *row, int zone, bint exactly) noexcept no
             continue
         if exactly and (planned(z, x) != row.nr or pindex_of(x.op.start) != row.pindex):
             continue
-        if found is NULL or x.born > found.born:
+        if found is NULL or (x.task == task) > (found.task == task) or (
+            (x.task == task) == (found.task == task) and x.born > found.born
+        ):
             found = x
     return found
 
@@ -298,6 +309,9 @@ cdef void on_bulk_free(Retrace *r, Row *row) noexcept nogil:
             x.op.start = row.pindex if 0 <= row.pindex < 12 else (28 if row.pindex == 13 else 27)
         elif x is not NULL and r.mode == RESYNC and row.nr > 0:
             x.op.n = max(row.nr, x.op.n)
+    if x is not NULL and x.kind == C_DRAIN and z.pcp[x.op.target].count == 0:
+        x.op.n -= min(x.op.n, row.nr)      # B-102 goes on although others have drained it meanwhile
+        return
     if x is not NULL and x.action != LOCK_ZONE:
         grant_pcp(r, x)
     r.draining[row.cpu] = x if x is not NULL and x.kind != C_FREE_SLOT and x.action == LOCK_ZONE else NULL
@@ -411,15 +425,23 @@ cdef void on_move_block(Retrace *r, Row *row) noexcept nogil:
     set_block_type(block_of(z, i), row.type)
 
 cdef void on_set_block(Retrace *r, Row *row) noexcept nogil:
-    """Not of a claim of ours. The type of a block that moved has been set with it."""
+    """Not of a claim of ours, nor of a merge in a drain. The type of a block that moved has been set with it."""
     cdef CZone *z = zone_nr(r, node_zone_of(&r.node, row.pfn))
-    cdef Block *b = block_of(z, index_of(z, row.pfn))
-    if row.done or row.block_flags < 0 or row.block_flags & 7 > CMA or b.eff == ISOLATE or b.eff == row.block_flags & 7:
+    cdef idx i = index_of(z, row.pfn)
+    cdef Block *b = block_of(z, i)
+    cdef int T = row.block_flags & 7
+    if row.done or row.block_flags < 0 or T > CMA or b.eff == ISOLATE or b.eff == T or r.draining[row.cpu] is not NULL:
         return
     r.taken[6] += 1
+    if b.eff == HIGHATOMIC:
+        z.s.nr_reserved_highatomic -= min(z.s.nr_reserved_highatomic, <int64_t>PB_PAGES)
+    elif T == HIGHATOMIC:
+        z.s.nr_reserved_highatomic += PB_PAGES
     if b.order == 0:
-        move_block(z, row.cpu, index_of(z, row.pfn), b.eff, row.block_flags & 7)
-    set_block_type(b, row.block_flags & 7)
+        move_block(z, row.cpu, i, b.eff, T)
+    else:
+        move(z, row.cpu, i, b.order, b.eff, T)
+    set_block_type(b, T)
 
 cdef void on_block_isolate(Retrace *r, Row *row) noexcept nogil:
     cdef CZone *z = zone_nr(r, node_zone_of(&r.node, row.pfn))

@@ -39,6 +39,7 @@ cdef void give_up(Retrace *r, Under *x) noexcept nogil:
         return
     if x.kind == C_FREE and x.in_gap:
         r.taken[2] += 1
+        leave_below_high(zone_nr(r, x.zone))   # B-82 step 6 comes all the same
     else:
         r.abandoned += 1
     end_under(r, x)
@@ -73,14 +74,21 @@ cdef Under *find_owned(Retrace *r, int cpu, uint64_t owner) noexcept nogil:
             return &r.under[k]
     return NULL
 
-cdef Under *find_direct(Retrace *r, int cpu, int order) noexcept nogil:
-    """The latest allocation past the PCP whose mm_page_alloc is still to come."""
+cdef Under *find_direct(Retrace *r, Row *row) noexcept nogil:
+    """The allocation past the PCP that took this page; else the latest of the CPU whose mm_page_alloc is still to come."""
     cdef int k
     cdef Under *x = NULL
-    for k in range(cpu * DEPTH, (cpu + 1) * DEPTH):
-        if r.under[k].kind == C_DIRECT and r.under[k].op.order == order and (x is NULL or r.under[k].born > x.born):
-            x = &r.under[k]
-    return x
+    cdef Under *found = NULL
+    for k in range(r.cpus * DEPTH):
+        x = &r.under[k]
+        if x.kind != C_DIRECT or x.op.order != row.order:
+            continue
+        if x.op.page and row.pfn != NOT_THERE and pfn_of(zone_nr(r, x.zone), x.op.page) == row.pfn:
+            r.taken[3] += x.op.cpu != row.cpu
+            return x
+        if x.op.cpu == row.cpu and (found is NULL or x.born > found.born):
+            found = x
+    return found
 
 cdef void advance(Retrace *r, Under *x) noexcept nogil:
     """Up to the next lock that has to be waited for. Unlocking never waits."""
@@ -373,6 +381,7 @@ cdef void free_pieces(Retrace *r, Row *row) noexcept nogil:
 
 cdef void forget(Retrace *r, Row *row) noexcept nogil:
     cdef uint32_t k
+    r.notes[row.pfn] &= ~POPPED
     for k in range(1u << row.order):
         r.map[row.pfn + k] = 0
 

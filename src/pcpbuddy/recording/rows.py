@@ -159,6 +159,8 @@ class Reader:
         for name, kind, column in _FIELDS:
             if column is not None:
                 values = columns[column]
+                if name == "ret":  # of __isolate_free_page: 0, or as many pages
+                    values = np.minimum(values, 1)
                 packed[name] = np.where(values == MISSING, _absent(name, kind), values).astype(
                     packed[name].dtype, casting="unsafe"
                 )
