@@ -151,7 +151,12 @@ class _Opened:
         node = _core.Node.from_state(self.state, chosen)
         marks = [zone["percpu_drift_mark"] for zone in self.first.json["zones"]]
         core = _core.KernelReplay(
-            node, self.first.json["max_pfn"], mode=mode, folds="vmfold" in self.events, plain=self.plain, drift_marks=marks
+            node,
+            self.first.json["max_pfn"],
+            mode=mode,
+            folds="vmfold" in self.events,
+            plain=self.plain,
+            drift_marks=marks,
         )
         reader = rows.Reader(self.file, self.first, self.last)
         recent: collections.deque[np.ndarray] = collections.deque(maxlen=4)
@@ -172,7 +177,7 @@ class _Opened:
         counted = core.result()
         results = _results(mode, counted, divergence, core.differences())
         results["final_state"] = self._final(node, core.open_operations(), cut=cut)
-        results["recording"] = _recording(reader.health, cut=cut)
+        results["recording"] = _recording(reader.health)
         results["metrics"] = {
             name: value for name, value in metrics.collect(node, _as_handle(counted)).items() if "." in name
         }
@@ -212,16 +217,20 @@ class _Opened:
         if self.last is None:
             return {"equal": None, "differences": [], "why": "the recording has no snapshot 1"}
         folds = "vmfold" in self.events
-        found = differences(node.state(), snapshot.node_state(self.last), folds=folds)
+        ticks = "decay" in self.events
+        found = differences(node.state(), snapshot.node_state(self.last), folds=folds, ticks=ticks)
         final: dict[str, Any] = {"equal": not found, "differences": found[:SHOWN_DIFFERENCES]}
         if len(found) > SHOWN_DIFFERENCES:
             final["further_differences"] = len(found) - SHOWN_DIFFERENCES
         if self.last.json.get("derived"):
             final["derived"] = "snapshot 1 was worked out from the rows, not taken from a machine"
+        hidden = []
         if not folds:
-            final["not_compared"] = (
-                "the split of counters into visible part and per-CPU differences (folds not recorded)"
-            )
+            hidden.append("the split of counters into visible part and per-CPU differences (folds are not recorded)")
+        if not ticks:
+            hidden.append("how far silent ticks have lowered the high of a PCP (ticks are not recorded)")
+        if hidden:
+            final["not_compared"] = "; ".join(hidden)
         if open_operations:
             final["open_operations"] = open_operations
         return final
@@ -314,9 +323,7 @@ def _described(diff: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _look_around(
-    diff: dict[str, Any], node: Any, recent: "collections.deque[np.ndarray]"
-) -> dict[str, Any]:
+def _look_around(diff: dict[str, Any], node: Any, recent: "collections.deque[np.ndarray]") -> dict[str, Any]:
     """
     The first difference with the state behind it: the PCP, its list, the zone, and where both pages are.
     """
@@ -329,7 +336,8 @@ def _look_around(
         found["fields"] = {
             name: int(row[name])
             for name in rows.ROW.names or ()
-            if name not in ("row", "next", "owner", "done", "event") and int(row[name]) not in (-1, rows.NO_FIELD, rows.NO_PFN)
+            if name not in ("row", "next", "owner", "done", "event")
+            and int(row[name]) not in (-1, rows.NO_FIELD, rows.NO_PFN)
         }
     key = (found["order"] or 0, min(found["migratetype"] or 0, 1 if (found["order"] or 0) > 3 else 2))
     found["state"] = {
@@ -355,11 +363,11 @@ def _where(node: Any, pfn: int) -> str:
         return str(error)
 
 
-def _recording(health: rows.Health, *, cut: bool) -> dict[str, Any]:
+def _recording(health: rows.Health) -> dict[str, Any]:
     """
     What the rows themselves lack. A replay of all that is left can be exact and still not be the whole story.
     """
-    lost = {} if cut else {str(cpu): count for cpu, count in health.lost.items()}
+    lost = {str(cpu): count for cpu, count in health.lost.items()}
     return {
         "rows": health.rows,
         "replayed": health.replayed,

@@ -1,5 +1,13 @@
 # KernelReplay: rows of a recording against a node under `mainline`. Included by core.pyx; see core.pyi.
 
+include "retrace_link.pxi"
+include "retrace_under.pxi"
+include "retrace_plain.pxi"
+include "retrace_order.pxi"
+include "retrace_outside.pxi"
+include "retrace_rows.pxi"
+
+
 cdef class KernelReplay:
     cdef Retrace *r
     cdef readonly Node node

@@ -91,7 +91,7 @@ cdef void open_link(Retrace *r, Link *link, uint64_t serial) noexcept nogil:
     link.latest_order = row.order
 
 cdef bint close_direct(Retrace *r, Link *link, Row *row, uint64_t serial) noexcept nogil:
-    """An mm_page_alloc: of a section that took this page past the PCP; or, in a plain recording, as first of a refill?"""
+    """An mm_page_alloc: of a section that took this page past the PCP; in a plain recording, as first of a refill?"""
     cdef int k = link.n - 1
     while k >= 0:
         if (link.head[k] if r.plain else link.pfn[k]) == row.pfn and link.order[k] == row.order:

@@ -75,7 +75,7 @@ cdef Under *find_owned(Retrace *r, int cpu, uint64_t owner) noexcept nogil:
     return NULL
 
 cdef Under *find_direct(Retrace *r, Row *row) noexcept nogil:
-    """The allocation past the PCP that took this page; else the latest of the CPU whose mm_page_alloc is still to come."""
+    """The allocation past the PCP that took this page; else the CPU's latest whose mm_page_alloc is still to come."""
     cdef int k
     cdef Under *x = NULL
     cdef Under *found = NULL

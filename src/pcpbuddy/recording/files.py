@@ -153,7 +153,7 @@ class RowFile:
     def _array(self, pa: Any, name: str, batch: Any, done: int) -> np.ndarray:
         column = batch.column(name)
         if name in TEXT_COLUMNS:
-            return np.array(column.to_pylist(), object)
+            return _texts(pa, column)
         if name != "event":
             return column.cast(pa.int64()).fill_null(MISSING).to_numpy()  # type: ignore[no-any-return]
         names, numbers = _events(pa, pa.chunked_array([column]))
@@ -241,7 +241,7 @@ def _open_parquet(pa: Any, path: Path) -> Any:
             f"{path.name} is not a recording: it does not begin like a parquet file; give NAME.parquet of a recording"
         )
     try:
-        parquet = pa.parquet.ParquetFile(path)
+        parquet = pa.parquet.ParquetFile(path, pre_buffer=False)  # else memory grows with the file
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path.name, error) from None
     absent = [name for name in ("event", *COLUMNS) if name not in parquet.schema_arrow.names]
@@ -296,6 +296,17 @@ def _events(pa: Any, column: Any) -> tuple[list[str], np.ndarray]:
     renumber = np.zeros(len(names), np.int64)
     renumber[used] = np.arange(len(used))
     return [names[i] for i in used], renumber[numbers]
+
+
+def _texts(pa: Any, column: Any) -> np.ndarray:
+    """
+    Text as objects, each different one made once.
+    """
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    words = np.array([*column.dictionary.to_pylist(), None], object)
+    texts: np.ndarray = words[column.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
+    return texts
 
 
 def _first_line(error: BaseException) -> str:

@@ -70,6 +70,7 @@ _PAGED = tuple(
 _OF_PCP = tuple(EVENT_CODES[name] for name in ("pcp_alloc", "pcp_alloc_bulk", "pcp_alloc_tryfail", "pcp_free"))
 _OF_ZONE = (*_OF_PCP, *(EVENT_CODES[name] for name in ("pcp_bulk_free", "decay", "drain_zone")))
 _PCP_ORDERS = (0, 1, 2, 3, 9)
+_MOST_LATE = 1 << 16  # numbers that are remembered of one CPU
 
 
 @dataclasses.dataclass
@@ -119,8 +120,9 @@ class Reader:
             self._zone_of[start : start + zone["spanned_pages"]] = zone["index"]
         self._indices = [zone["index"] for zone in zones]
         cpus = len(self._entries[0])
-        self._next = self._entries[0].copy()  # cpu_seq that each CPU's next row should have
-        self._seen = np.zeros(cpus, np.int64)
+        self._next = self._entries[0].copy()  # one more than the highest cpu_seq that each CPU has shown
+        self._seen = np.zeros(cpus, np.int64)  # how many different ones
+        self._late: list[set[int]] = [set() for _ in range(cpus)]  # numbers below the highest that have not come
         self._latest_ns = -(1 << 62)
 
     def batches(self, size: int = 1 << 16) -> Iterator[np.ndarray]:
@@ -176,12 +178,19 @@ class Reader:
         self.health.replayed += len(cpu)
         if not len(cpu):
             return
-        for c in np.unique(cpu):
+        for c in np.unique(cpu).tolist():
             numbers = number[cpu == c]
             reached = np.maximum.accumulate(np.r_[self._next[c] - 1, numbers])
-            self.health.disordered += int(np.count_nonzero(numbers <= reached[:-1]))
+            fresh = numbers > reached[:-1]
+            self.health.disordered += int(np.count_nonzero(~fresh))
+            self._seen[c] += int(np.count_nonzero(fresh))
+            self._missed(c, reached[:-1][fresh], numbers[fresh])
+            for late in numbers[~fresh].tolist():
+                if late in self._late[c]:
+                    self._late[c].remove(late)
+                    self._seen[c] += 1
             self._next[c] = reached[-1] + 1
-            self._seen[c] += len(numbers)
+        self.health.lost = self._lost(self._next)
         reached = np.maximum.accumulate(np.r_[self._latest_ns, stamps])
         self.health.clock_back += int(np.count_nonzero(stamps < reached[:-1]))
         self._latest_ns = int(reached[-1])
@@ -190,13 +199,23 @@ class Reader:
             name = "other" if code == OTHER_EVENT else EVENT_ORDER[code]
             self.health.events[name] = self.health.events.get(name, 0) + count
 
+    def _missed(self, cpu: int, before: np.ndarray, numbers: np.ndarray) -> None:
+        """
+        Remember the last numbers that were skipped: a row out of order may still bring one, and a doubled row none.
+        """
+        for start, end in zip(before.tolist(), numbers.tolist(), strict=True):
+            if end - start > 1 and len(self._late[cpu]) < _MOST_LATE:
+                self._late[cpu].update(range(start + 1, min(end, start + _MOST_LATE)))
+
+    def _lost(self, end: np.ndarray) -> dict[int, int]:
+        missing = end - self._entries[0] - self._seen
+        return {int(c): int(missing[c]) for c in np.flatnonzero(missing > 0)}
+
     def _end(self) -> None:
         """
         How many rows each CPU wrote between the snapshots, against those that are here.
         """
-        written = (self._entries[1] if len(self._entries) > 1 else self._next) - self._entries[0]
-        missing = written - self._seen
-        self.health.lost = {int(c): int(missing[c]) for c in np.flatnonzero(missing > 0)}
+        self.health.lost = self._lost(self._entries[1] if len(self._entries) > 1 else self._next)
 
     def _placed(self, label: str, packed: np.ndarray) -> np.ndarray:
         """

@@ -79,7 +79,10 @@ def verify_values(rows: Rows, first: Snapshot) -> None:
     max_pfn = first.json["max_pfn"]
     _refuse(rows, paged & (rows.pfn < 0), "pfn", "such a row names a page")
     _refuse(rows, may_fail & (rows.pfn < -1) & (rows.pfn != MISSING), "pfn", "a page is 0 or more, or -1 for none")
-    end = rows.pfn + np.where(missing | orders, 1, np.left_shift(1, np.clip(rows.order, 0, NR_ORDERS - 1)))
+    # A page far out of range must not become a small number by adding to it.
+    end = np.minimum(rows.pfn, max_pfn) + np.where(
+        missing | orders, 1, np.left_shift(1, np.clip(rows.order, 0, NR_ORDERS - 1))
+    )
     _refuse(rows, (paged | may_fail) & (end > max_pfn), "pfn", f"the snapshot ends at page {max_pfn - 1}")
     # A batched folio shows order 0 whatever its size (17.6), a contiguous free the order of its piece.
     heads = (paged | may_fail) & (rows.pfn >= 0) & ~missing
