@@ -265,7 +265,9 @@ cdef void on_plain_drain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
             match(r, zone, row)
             return
     x = find_plain_drain(r, row, zone)
-    if x is NULL and r.mode != FREE_RUN:
+    if x is NULL and r.mode == FREE_RUN:
+        first_cause(r, 7)                  # a tick's, or a limit that ticks have lowered
+    elif x is NULL:
         x = unexpected_drain(r, row, serial, zone)
     if x is not NULL and x.action != LOCK_ZONE:
         grant_pcp(r, x)

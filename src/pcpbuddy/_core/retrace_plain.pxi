@@ -39,6 +39,11 @@ cdef uint64_t previous_of_task(Retrace *r, uint64_t serial) noexcept nogil:
             return serial + 1
     return 0
 
+cdef inline void first_cause(Retrace *r, int item) noexcept nogil:
+    """Free-run of a plain recording parts from it, and does not come back: what was it that no row told?"""
+    if r.root == UNEXPLAINED:
+        r.root = item
+
 cdef inline Row *next_naming(Retrace *r, uint32_t pfn) noexcept nogil:
     """The first row ahead that names the page, or NULL."""
     return row_at(r, r.next_of[pfn] - 1) if r.next_of[pfn] else NULL
@@ -167,7 +172,10 @@ cdef void on_plain_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     note_below_high(r, row, zone, flags_of(r, row))
     if not past_pcp(row.order):
         head = cpu_head(row.cpu, list_index(z, row.order, row.type))
-        if z.page[head].next != i and r.mode != FREE_RUN:
+        if z.page[head].next != i and r.mode == FREE_RUN:
+            if (word_of(z, i) & HEAD_MASK) == (PCP | row.order << ORDER_SHIFT):
+                first_cause(r, 3)          # in a PCP, but not where the order of the rows puts it
+        elif z.page[head].next != i:
             head = pop_shown(r, row, serial, zone)
             if head:
                 compare_alloc(r, zone, row, head)
@@ -390,6 +398,7 @@ cdef void push_shown(Retrace *r, Row *row, uint64_t serial, uint32_t pfn, int o)
         if r.mode != FREE_RUN:
             confirm_drain(r, x, next - 1, high)
     elif r.mode == FREE_RUN:
+        first_cause(r, 7)
         note(r, D_DRAIN, row, zone, x.op.n, 0)
         release_drain(r, x)
     else:
