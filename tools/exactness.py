@@ -47,7 +47,9 @@ def line(path: Path, results: dict[str, Any]) -> str:
         return "-" if not seen else str(seen) if seen == exact else f"{exact} of {seen}"
 
     final = results["final_state"]
-    end = "equal" if final["equal"] else f"{len(final['differences']) + final.get('further_differences', 0)} differences"
+    end = (
+        "equal" if final["equal"] else f"{len(final['differences']) + final.get('further_differences', 0)} differences"
+    )
     if "derived" in final:
         end += " (derived)"
     taken = ", ".join(f"{count} {item}" for item, count in results["taken"].items()) or "-"

@@ -310,7 +310,9 @@ cdef void on_bulk_free(Retrace *r, Row *row) noexcept nogil:
         elif x is not NULL and r.mode == RESYNC and row.nr > 0:
             x.op.n = max(row.nr, x.op.n)
     if x is not NULL and x.kind == C_DRAIN and z.pcp[x.op.target].count == 0:
-        x.op.n -= min(x.op.n, row.nr)      # B-102 goes on although others have drained it meanwhile
+        x.op.n -= min(x.op.n, max(row.nr, 0))   # B-102 goes on, though there is nothing left
+        if x.op.n == 0:
+            end_under(r, x)
         return
     if x is not NULL and x.action != LOCK_ZONE:
         grant_pcp(r, x)
@@ -377,6 +379,7 @@ cdef void on_kswapd(Retrace *r, bint awake) noexcept nogil:
 
 cdef void execute_other(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     """Rows that are rare."""
+    cdef int k
     if row.event == V_TRYFAIL:
         on_tryfail(r, row, serial)
     elif row.event == V_DECAY:
@@ -386,6 +389,10 @@ cdef void execute_other(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     elif row.event == V_DRAIN_ZONE:
         r.taken[6] += 1
         begin_drain(r, row, zone_of_row(r, row), 0, OP_ALL)
+    elif row.event == V_DRAIN_ZONE_PAGES:
+        r.taken[7] += 1                    # B-103
+        k = zone_of_row(r, row)
+        begin_drain(r, row, k, min(zone_nr(r, k).pcp[row.pcp_cpu].count, zone_nr(r, k).pcp[row.pcp_cpu].batch), 0)
     elif row.event == V_KSWAPD_WAKE or row.event == V_KSWAPD_SLEEP:
         on_kswapd(r, row.event == V_KSWAPD_WAKE)
     elif row.event == V_ISOLATE:

@@ -99,6 +99,9 @@ cdef void advance(Retrace *r, Under *x) noexcept nogil:
             holder_of(r, x.zone, x.op.target)[0] = NULL
             x.in_gap = x.kind == C_FREE
         action = step(z, &x.op)
+    if action == DONE and x.kind == C_DRAIN and x.op.n > 0 and not r.plain:
+        x.op.at = D_START                  # B-102 goes on for all that it had counted, with an empty PCP too
+        action = step(z, &x.op)
     x.action = <uint8_t>action
     if action == DONE and (x.kind == C_FREE or x.kind == C_DRAIN):
         end_under(r, x)

@@ -68,7 +68,7 @@ _PAGED = tuple(
     )
 )
 _OF_PCP = tuple(EVENT_CODES[name] for name in ("pcp_alloc", "pcp_alloc_bulk", "pcp_alloc_tryfail", "pcp_free"))
-_OF_ZONE = (*_OF_PCP, *(EVENT_CODES[name] for name in ("pcp_bulk_free", "decay", "drain_zone")))
+_OF_ZONE = (*_OF_PCP, *(EVENT_CODES[name] for name in ("pcp_bulk_free", "decay", "drain_zone", "drain_zone_pages")))
 _PCP_ORDERS = (0, 1, 2, 3, 9)
 _MOST_LATE = 1 << 16  # numbers that are remembered of one CPU
 
