@@ -80,7 +80,8 @@ def main() -> int:
     action.add_argument("--write", action="store_true", help="put the table into the page")
     action.add_argument("--check", action="store_true", help="fail if a row is not in the page")
     arguments = parser.parse_args()
-    paths = sorted(path for folder in arguments.folders for path in folder.glob("*.parquet"))
+    found = {path.name: path for folder in arguments.folders for path in folder.glob("*.parquet")}  # one of each name
+    paths = [found[name] for name in sorted(found)]
     page = PAGE.read_text() if arguments.write or arguments.check else ""
     table, missing = list(HEAD), 0
     for path in paths:
