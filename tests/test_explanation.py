@@ -4,6 +4,8 @@ The pages of docs/explanation: pictures and outputs are what the code makes now,
 
 import importlib.util
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "docs" / "explanation"
 PAGES = sorted(PLACE.glob("*.md"))
+LESSONS = [path for path in PAGES if path.name[0] in "123"]  # the pages with snippets and pictures
 PICTURES = sorted(PLACE.glob("*.svg"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -56,7 +59,7 @@ def test_picture_is_fit_for_a_page(path):
         assert 0 < float(element.get("y")) < height
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
 def test_snippets_print_what_the_page_says(path):
     page = path.read_text()
     assert page.count("```python") == len(TOOL.SNIPPET.findall(page)) >= 3
@@ -102,3 +105,12 @@ def test_numbers_in_the_text_are_those_of_the_pictures():
     partial = life[life.index(">PARTIAL, ") :].partition("<circle")[0]
     assert "seven chunks instead of 508 pages" in page
     assert partial.count(">free, order") + len(re.findall(r">\d</text>", partial)) == 7
+
+
+def test_the_table_of_recordings_is_what_a_replay_gives():
+    """
+    Of those in this repository; the whole recordings' rows were written by the same command.
+    """
+    command = [sys.executable, str(ROOT / "tools" / "exactness.py"), str(ROOT / "recordings"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -4,7 +4,7 @@ The table of docs/explanation/4-why-believe-the-baseline.md: every recording rep
 
     python tools/exactness.py recordings ../shared/oracle            # print the table
     python tools/exactness.py recordings ../shared/oracle --write    # and put it into the page
-    python tools/exactness.py recordings --check                     # do the rows of these recordings stand in the page?
+    python tools/exactness.py recordings --check                     # are the rows of these recordings in the page?
 
 Recordings with probes are replayed in free-run, and in guided too where free-run is not exact; plain ones in both.
 """
@@ -21,7 +21,8 @@ from pcpbuddy.report.replay import percent
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "4-why-believe-the-baseline.md"
 BEGIN, END = "<!-- table: tools/exactness.py -->", "<!-- end -->"
 HEAD = (
-    "| recording | rows | mode | allocations | same page frame | refills | drained pages | PCP fields | end state | taken |",
+    "| recording | rows | mode | allocations | same page frame | refills | drained pages "
+    "| PCP fields | end state | taken |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 
