@@ -16,7 +16,7 @@ from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
 from libc.string cimport memcmp
 from .alloc cimport alloc_step, bulk_alloc_step, not_served
-from .buddy cimport first, visible, zone_link
+from .buddy cimport visible, zone_link
 from .calls cimport (
     bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
     offline_cpu, online_cpu, split_page, tick,

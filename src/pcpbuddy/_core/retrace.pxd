@@ -109,6 +109,7 @@ cdef struct Row:               # recording.rows.ROW
     int32_t free_count
     int32_t nr
     int32_t aflags
+    int32_t boost
     uint16_t cpu
     int16_t pcp_cpu
     uint8_t event

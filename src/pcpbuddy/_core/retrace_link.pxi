@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, int8_t
 from libc.string cimport memcpy, memmove
 from .alloc cimport hand_out
-from .buddy cimport account, insert, is_free_chunk, merge_free, move, move_block, remove
+from .buddy cimport account, first, insert, is_free_chunk, merge_free, move, move_block, remove
 from .calls cimport decay_high
 from .events cimport E_EXTFRAG, E_PCPU_DRAIN, E_ZONE_LOCKED
 from .isolation cimport isolate_block as isolate_section, take_free, unisolate_block
@@ -216,6 +216,12 @@ cdef inline bint folds_in(Retrace *r, Row *row, int zone) noexcept nogil:
         return r.folds
     return row.event == V_DECAY and not r.folds and row.zone == zone_nr(r, zone).s.zone_index
 
+cdef void take_boost(Retrace *r, int zone, int boost) noexcept nogil:
+    """What kswapd has left of a boost is in no row but that of the next claim (R8)."""
+    if zone_nr(r, zone).s.watermark_boost != boost:
+        zone_nr(r, zone).s.watermark_boost = boost
+        r.taken[8] += 1
+
 cdef void foresee(Retrace *r, int zone, uint64_t serial) noexcept nogil:
     """
     The section whose first row this is: which folds of other CPUs fall between its takes, and what came of each take.
@@ -225,6 +231,7 @@ cdef void foresee(Retrace *r, int zone, uint64_t serial) noexcept nogil:
     cdef Told *told = &r.told[zone]
     cdef int cpu = row_at(r, serial).cpu
     cdef uint32_t last = NOT_THERE
+    cdef bint claims = False
     cdef Row *row
     told.nr_takes = 0
     told.nr_folds = 0
@@ -235,6 +242,9 @@ cdef void foresee(Retrace *r, int zone, uint64_t serial) noexcept nogil:
         if row.cpu == cpu:
             if not is_section_row(row):
                 break
+            if row.event == V_CLAIM and not claims and row.boost >= 0:
+                take_boost(r, zone, row.boost)
+            claims = claims or row.event == V_CLAIM
             foresee_take(told, row, &last)
         elif folds_in(r, row, zone) and told.nr_folds < 16:
             told.fold_take[told.nr_folds] = told.nr_outcomes

@@ -23,6 +23,22 @@ cdef void note_below_high(Retrace *r, Row *row, int zone, int aflags) noexcept n
             z.s.flags |= BELOW_HIGH
         k -= 1
 
+cdef void note_growth(Retrace *r, Row *row, int zone, int cpu) noexcept nogil:
+    """
+    A row that shows high after a refill shows whether BELOW_HIGH was set then (B-64 step 3; R8).
+
+    A search that found no zone may have set it (B-75), and leaves no row.
+    """
+    cdef CZone *z = zone_nr(r, zone)
+    cdef Pcp *p = &z.pcp[cpu]
+    cdef int high = max(min(p.high, p.high_max), p.high_min)
+    cdef int grown = min(high + (p.batch if row.order > 0 else p.batch << p.alloc_factor), p.high_max)
+    if row.high == NO_FIELD or high < p.batch or p.high_min == p.high_max or grown == high:
+        return
+    if row.high == (grown if z.s.flags & BELOW_HIGH else high):
+        z.s.flags ^= BELOW_HIGH
+        r.taken[8] += 1
+
 cdef Under *begin_alloc(Retrace *r, Row *row, int cpu, int zone, uint64_t owner, bint tried) noexcept nogil:
     """The request of a row; up to its first zone section, or to its end. tried: the PCP's trylock had its lock."""
     cdef int kind = C_ALLOC
@@ -30,6 +46,8 @@ cdef Under *begin_alloc(Retrace *r, Row *row, int cpu, int zone, uint64_t owner,
     cdef int aflags = flags_of(r, row)
     cdef Under *x
     note_below_high(r, row, zone, aflags)
+    if not r.plain and not past_pcp(row.order) and tried and not list_has(zone_nr(r, zone), cpu, row.order, row.type):
+        note_growth(r, row, zone, cpu)
     if row.event == V_PCP_BULK:
         kind = C_BULK
         at = B_TRIED
@@ -142,6 +160,15 @@ cdef void on_tryfail(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     r.taken[2] += 1
     begin_alloc(r, row, row.cpu, zone_of_row(r, row), serial + 1, False)
 
+cdef void on_unaccounted(Retrace *r, Row *row) noexcept nogil:
+    """No pop and no section gave this page: compaction captured it (B-118, R6), or rows were lost."""
+    cdef int zone = node_zone_of(&r.node, row.pfn)
+    cdef idx i = 0
+    if r.compacts and r.mode != FREE_RUN:
+        i = fetch(r, row)
+        r.taken[6] += i != 0
+    compare_alloc(r, zone, row, i)
+
 cdef void on_mm_page_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     """Of interest where the page came past the PCP: no row but this one shows which it was."""
     cdef Under *x = NULL
@@ -158,8 +185,8 @@ cdef void on_mm_page_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil
     if x is NULL:
         x = find_direct(r, row)
     if x is NULL:
-        if past_pcp(row.order) and row.pfn != NOT_THERE:   # captured (B-118), or its rows were lost
-            compare_alloc(r, node_zone_of(&r.node, row.pfn), row, 0)
+        if row.pfn != NOT_THERE and row.order >= 0 and not r.map[row.pfn]:
+            on_unaccounted(r, row)
         return
     while x.action == LOCK_ZONE:
         run_aside(r, x)
@@ -367,6 +394,8 @@ cdef void on_kswapd(Retrace *r, bint awake) noexcept nogil:
     r.taken[8] += 1
     for k in range(r.node.nr):
         z = zone_nr(r, k)
+        if not awake:
+            z.s.watermark_boost = 0        # kswapd takes back what it was woken for
         if r.drift_mark[k]:
             z.s.stat_threshold = r.threshold[k]
             if awake:

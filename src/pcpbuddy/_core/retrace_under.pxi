@@ -441,29 +441,32 @@ cdef int extract(CZone *z, int cpu, idx p, int o, idx *end) noexcept nogil:
     end[0] = head + (1u << k)
     return found
 
+cdef idx fetch(Retrace *r, Row *row) noexcept nogil:
+    """The pages of a row, from wherever they are, as one allocation; 0: one of them is nowhere."""
+    cdef CZone *z = zone_nr(r, node_zone_of(&r.node, row.pfn))
+    cdef idx i = index_of(z, row.pfn)
+    cdef int first_found = FOUND_NOWHERE
+    cdef int found
+    cdef idx p = i
+    cdef idx end = 0
+    while p < i + (1u << row.order):
+        found = extract(z, row.cpu, p, row.order, &end)
+        if found == FOUND_NOWHERE:
+            r.found[FOUND_NOWHERE] += 1
+            return 0
+        if p == i:
+            first_found = found
+        p = end
+    r.found[first_found] += 1
+    return i if make_entry(z, i, row.order) else 0
+
 cdef idx resync(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
     """Ours goes back where it came from, and the recorded page is taken from where it is. 0: it is nowhere."""
     cdef CZone *z = zone_nr(r, zone)
-    cdef int worst = FOUND_IN_ZONE
-    cdef int found
-    cdef idx p
-    cdef idx end = 0
     if i and (word_of(z, i) & HEAD_MASK) != (ALLOC | row.order << ORDER_SHIFT):
         i = 0                              # another resync took it meanwhile
     if i and pcp_order(z, row.order):
         pcp_put(z, row.cpu, i, row.order, row.type, 0, False)
     elif i:
         free_by_policy(z, row.cpu, i, 0)
-    zone = node_zone_of(&r.node, row.pfn)
-    z = zone_nr(r, zone)
-    i = index_of(z, row.pfn)
-    p = i
-    while p < i + (1u << row.order):
-        found = extract(z, row.cpu, p, row.order, &end)
-        if found == FOUND_NOWHERE:
-            r.found[FOUND_NOWHERE] += 1
-            return 0
-        worst = found if p == i else worst
-        p = end
-    r.found[worst] += 1
-    return i if make_entry(z, i, row.order) else 0
+    return fetch(r, row)

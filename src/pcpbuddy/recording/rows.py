@@ -33,6 +33,7 @@ _FIELDS = (
     ("free_count", "i4", "fcount"),
     ("nr", "i4", "nr"),
     ("aflags", "i4", "aflags"),
+    ("boost", "i4", "boost"),
     ("cpu", "u2", "cpu"),
     ("pcp_cpu", "i2", "pcp_cpu"),
     ("event", "u1", "event"),
