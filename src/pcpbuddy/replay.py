@@ -23,6 +23,7 @@ from .names import MIGRATETYPE_NAMES, NR_PCP_TYPES
 from .procfs import buddyinfo
 from .recording import digest, files, locate, rows, snapshot
 from .recording.difference import differences
+from .workload import is_workload_name
 
 __all__ = ["COMPARING_MODES", "MODES", "SCHEMA", "Replay", "replay"]
 
@@ -76,6 +77,8 @@ def replay(
     progress: called as progress(mode, rows done, rows in all).
     Raises RecordingError, ConfigError or UsageError before anything runs.
     """
+    if is_workload_name(os.fspath(source)):
+        raise UsageError(f"{source} is a workload, and no kernel was recorded with it; use `pcpbuddy compare {source}`")
     chosen = find_policy(policy)
     mode = mode or ("free-run" if chosen.name == "mainline" else "handle")
     if mode not in MODES:
@@ -106,7 +109,6 @@ def _handle(source: str | os.PathLike[str], chosen: Policy, until: int | None, p
     """
     if until is not None:
         raise UsageError("--until is for the modes that compare; handle mode replays all of a recording")
-    locate(source)  # a workload has no kernel to be compared with; `compare` runs it
     done = compare(source, [chosen], progress=progress)
     run = done.runs[0]
     results = {
