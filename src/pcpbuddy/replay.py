@@ -34,6 +34,7 @@ KINDS = ("alloc", "refill", "drain", "drained", "pcp_fields", "list_type", "free
 FOUND = ("nowhere", "pcp_of_this_cpu", "pcp_of_another_cpu", "zone", "allocated")
 AROUND = 8  # entries of a list that the report of a divergence shows
 SHOWN_DIFFERENCES = 200
+PATIENCE, LAG = 1 << 16, 1 << 18  # rows that are read before one is replayed, at most: _core/retrace.pxd
 
 Progress = Callable[[str, int, int], None]
 
@@ -161,13 +162,14 @@ class _Opened:
             drift_marks=marks,
         )
         reader = rows.Reader(self.file, self.first, self.last)
-        recent: collections.deque[np.ndarray] = collections.deque(maxlen=4)
+        waiting = LAG if self.plain else PATIENCE
+        recent: collections.deque[np.ndarray] = collections.deque(maxlen=waiting // rows.BATCH + 2)
         divergence: dict[str, Any] | None = None
         done, cut = 0, False
         for batch in reader.batches():
             if progress is not None:
                 progress(mode, done, self.file.nr_rows)
-            done = min(done + (1 << 16), self.file.nr_rows)
+            done = min(done + rows.BATCH, self.file.nr_rows)
             recent.append(batch)
             divergence, cut = self._feed(core, node, batch, recent, divergence, until, last=False)
             if cut:

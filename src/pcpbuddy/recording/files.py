@@ -125,7 +125,7 @@ class RowFile:
         The events that occur.
         """
         found: set[str] = set()
-        for batch in self.batches(["event"], 1 << 20):
+        for batch in self.batches(["event"]):
             found |= {EVENT_ORDER[code] for code in np.unique(batch["event"]) if code != OTHER_EVENT}
         return frozenset(found)
 
@@ -140,7 +140,8 @@ class RowFile:
         wanted = list(columns)
         done = 0
         try:
-            for batch in self._parquet.iter_batches(size, columns=[name for name in wanted if name in self.columns]):
+            there = [name for name in wanted if name in self.columns]
+            for batch in self._parquet.iter_batches(size, columns=there, use_threads=False):  # each keeps memory
                 arrays = {
                     name: self._array(pa, name, batch, done) if name in self.columns else _missing(batch.num_rows)
                     for name in wanted
@@ -241,7 +242,8 @@ def _open_parquet(pa: Any, path: Path) -> Any:
             f"{path.name} is not a recording: it does not begin like a parquet file; give NAME.parquet of a recording"
         )
     try:
-        parquet = pa.parquet.ParquetFile(path, pre_buffer=False)  # else memory grows with the file
+        # As they are, both would make memory grow with the file: read ahead, and whole columns of a row group.
+        parquet = pa.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path.name, error) from None
     absent = [name for name in ("event", *COLUMNS) if name not in parquet.schema_arrow.names]

@@ -72,6 +72,7 @@ _OF_PCP = tuple(EVENT_CODES[name] for name in ("pcp_alloc", "pcp_alloc_bulk", "p
 _OF_ZONE = (*_OF_PCP, *(EVENT_CODES[name] for name in ("pcp_bulk_free", "decay", "drain_zone", "drain_zone_pages")))
 _PCP_ORDERS = (0, 1, 2, 3, 9)
 _MOST_LATE = 1 << 16  # numbers that are remembered of one CPU
+BATCH = 1 << 14  # rows that are read at a time
 
 
 @dataclasses.dataclass
@@ -126,7 +127,7 @@ class Reader:
         self._late: list[set[int]] = [set() for _ in range(cpus)]  # numbers below the highest that have not come
         self._latest_ns = -(1 << 62)
 
-    def batches(self, size: int = 1 << 16) -> Iterator[np.ndarray]:
+    def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
         """
         Arrays of ROW. Raises RecordingError for rows that cannot be, and for a snapshot of another recording.
         """
@@ -204,8 +205,9 @@ class Reader:
         """
         Remember the last numbers that were skipped: a row out of order may still bring one, and a doubled row none.
         """
-        for start, end in zip(before.tolist(), numbers.tolist(), strict=True):
-            if end - start > 1 and len(self._late[cpu]) < _MOST_LATE:
+        skips = numbers - before > 1
+        for start, end in zip(before[skips].tolist(), numbers[skips].tolist(), strict=True):
+            if len(self._late[cpu]) < _MOST_LATE:
                 self._late[cpu].update(range(start + 1, min(end, start + _MOST_LATE)))
 
     def _lost(self, end: np.ndarray) -> dict[int, int]:

@@ -143,6 +143,10 @@ def _guided(health: Health) -> list[str]:
     found = _damage(health, "exact up to there at most")
     if not health.signs.decays and not health.with_probes:
         found.append("ticks (R7) have to be guessed from the drains they cause")
+        if "pid" in health.columns_missing:
+            found.append(
+                "operations that were preempted (R3) cannot be put in order, for no column pid tells tasks apart"
+            )
     elif health.signs.compaction:
         found.append("what compaction and isolation did to the lists (R6) has to be resynced")
     count = health.pages.frees_unknown
