@@ -6,8 +6,8 @@ from .atomic cimport store8
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
 from .ownership cimport BY_ISOLATE, disown, retype
 from .page cimport (
-    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STRADDLES, Block, Zone,
-    block_number, block_of, block_type, idx, mergeable, set_word, word_of, word_order,
+    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STRADDLES, TYPE_SHIFT,
+    Block, Zone, block_number, block_of, block_type, idx, mergeable, set_word, word_of, word_order,
 )
 
 
@@ -83,7 +83,7 @@ cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
     remove(z, cpu, i, o, T)
     account(z, cpu, -(1 << o), T)
     z.counts[cpu].pages_moved += 1 << o
-    set_word(z, i, ALLOC | o << ORDER_SHIFT)
+    set_word(z, i, ALLOC | o << ORDER_SHIFT | MOVABLE << TYPE_SHIFT)
     while o >= PB - 1 and p < i + (1u << o):
         T = block_type(z, p)
         if mergeable(T) and not block_of(z, p).flags & STRADDLES:

@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, int8_t
 from libc.string cimport memcpy, memmove
 from .alloc cimport hand_out
-from .buddy cimport account, first, insert, is_free_chunk, merge_free, move, move_block, remove
+from .buddy cimport account, first, insert, is_free_chunk, merge_free, move_block, remove
 from .calls cimport decay_high
 from .events cimport E_EXTFRAG, E_PCPU_DRAIN, E_ZONE_LOCKED
 from .isolation cimport isolate_block as isolate_section, take_free, unisolate_block
@@ -122,6 +122,7 @@ cdef void chain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     cdef uint64_t before = r.last_of[row.pfn]
     cdef Row *free
     row.next = 0
+    row.fpi = NO_PIECE                     # a note of ours: see cut_run
     if before > r.done:
         free = row_at(r, before - 1)
         free.next = serial + 1

@@ -33,22 +33,40 @@ cdef void on_putback(Retrace *r, Row *row) noexcept nogil:
         return
     forget(r, row)
     z = zone_nr(r, zone)
+    if block_type(z, i) == ISOLATE and 0 <= row.type < ISOLATE:   # B-111: so a whole free block is given back
+        set_block_type(block_of(z, i), row.type)
+        z.s.nr_isolate_pageblock -= 1
     set_word(z, i, 0)
     merge_free(z, row.cpu, i, row.order, block_type(z, i), True)
+
+cdef void change_block(Retrace *r, CZone *z, int cpu, idx i, int T) noexcept nogil:
+    """The block of page i, or all of the free chunk that it is in, from its type to T."""
+    cdef idx big = i & ~((<idx>1 << MAX_ORDER) - 1)
+    cdef int before = block_type(z, i)
+    cdef int blocks = 1
+    cdef int k
+    if before == CMA or T == CMA or before == ISOLATE:   # CMA since boot and for ever; isolation has its own rows
+        r.unexpected += 1
+        return
+    r.taken[6] += 1
+    i &= ~(<idx>PB_PAGES - 1)
+    if is_free_chunk(z, big, MAX_ORDER):
+        i = big
+        blocks = 2
+    if before == HIGHATOMIC:
+        z.s.nr_reserved_highatomic -= min(z.s.nr_reserved_highatomic, <int64_t>blocks * PB_PAGES)
+    elif T == HIGHATOMIC:
+        z.s.nr_reserved_highatomic += blocks * PB_PAGES
+    move_block(z, cpu, i, before, T)
+    for k in range(blocks):
+        set_block_type(block_of(z, i + k * PB_PAGES), T)
 
 cdef void on_move_block(Retrace *r, Row *row) noexcept nogil:
     """Not of a claim or reserve of ours: free chunks of a block change their type (unreserve, isolation)."""
     cdef CZone *z = zone_nr(r, node_zone_of(&r.node, row.pfn))
     cdef idx i = index_of(z, row.pfn)
-    if row.done or not 0 <= row.type < 5 or block_of(z, i).flags & STRADDLES or block_type(z, i) == row.type:
-        return
-    r.taken[6] += 1
-    if block_type(z, i) == HIGHATOMIC:
-        z.s.nr_reserved_highatomic -= min(z.s.nr_reserved_highatomic, <int64_t>PB_PAGES)
-    elif row.type == HIGHATOMIC:
-        z.s.nr_reserved_highatomic += PB_PAGES
-    move_block(z, row.cpu, i, block_type(z, i), row.type)
-    set_block_type(block_of(z, i), row.type)
+    if not row.done and 0 <= row.type < 5 and not block_of(z, i).flags & STRADDLES and block_type(z, i) != row.type:
+        change_block(r, z, row.cpu, i, row.type)
 
 cdef void on_set_block(Retrace *r, Row *row) noexcept nogil:
     """Not of a claim of ours, nor of a merge in a drain. The type of a block that moved has been set with it."""
@@ -58,16 +76,7 @@ cdef void on_set_block(Retrace *r, Row *row) noexcept nogil:
     cdef int T = row.block_flags & 7
     if row.done or row.block_flags < 0 or T > CMA or b.eff == ISOLATE or b.eff == T or r.draining[row.cpu] is not NULL:
         return
-    r.taken[6] += 1
-    if b.eff == HIGHATOMIC:
-        z.s.nr_reserved_highatomic -= min(z.s.nr_reserved_highatomic, <int64_t>PB_PAGES)
-    elif T == HIGHATOMIC:
-        z.s.nr_reserved_highatomic += PB_PAGES
-    if b.order == 0:
-        move_block(z, row.cpu, i, b.eff, T)
-    else:
-        move(z, row.cpu, i, b.order, b.eff, T)
-    set_block_type(b, T)
+    change_block(r, z, row.cpu, i, T)
 
 cdef void on_block_isolate(Retrace *r, Row *row) noexcept nogil:
     cdef CZone *z = zone_nr(r, node_zone_of(&r.node, row.pfn))

@@ -153,7 +153,8 @@ cdef void on_pcp_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
         return
     elif i:
         note(r, D_ALLOC, row, zone, <uint32_t>pfn_of(z, i), NOT_THERE)
-        free_by_policy(z, row.cpu, i, 0)
+        if is_allocated(z, i):
+            free_by_policy(z, row.cpu, i, 0)
     end_under(r, x)
 
 cdef void on_tryfail(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
@@ -194,7 +195,8 @@ cdef void on_mm_page_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil
         compare_alloc(r, x.zone, row, x.op.page)
     elif x.op.page:
         note(r, D_ALLOC, row, x.zone, <uint32_t>pfn_of(zone_nr(r, x.zone), x.op.page), NOT_THERE)
-        free_by_policy(zone_nr(r, x.zone), row.cpu, x.op.page, 0)
+        if is_allocated(zone_nr(r, x.zone), x.op.page):
+            free_by_policy(zone_nr(r, x.zone), row.cpu, x.op.page, 0)
     end_under(r, x)
 
 

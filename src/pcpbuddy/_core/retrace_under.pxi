@@ -124,12 +124,25 @@ cdef void note_parked_pages(Retrace *r) noexcept nogil:
     if parked > r.parked_max:
         r.parked_max = parked
 
+cdef inline bint is_allocated(CZone *z, idx i) noexcept nogil:
+    return (word_of(z, i) & 7) == ALLOC
+
+cdef bint lost_its_page(Retrace *r, Under *x) noexcept nogil:
+    """A free past the PCP whose page is not ours any more: a resync, or a doubled row, was faster. It is over."""
+    if x.kind != C_FREE or x.op.at != F_DIRECTING or is_allocated(zone_nr(r, x.zone), x.page):
+        return False
+    r.abandoned += 1
+    end_under(r, x)
+    return True
+
 cdef void run_section(Retrace *r, Under *x) noexcept nogil:
     """The zone-lock section that x waits for, as a whole; its events are what the rows are compared with."""
     cdef Section *s = &r.section[x.zone]
     cdef int cpu = x.op.cpu
     cdef int zone = x.zone
     cdef int kind = D_REFILL
+    if lost_its_page(r, x):
+        return
     if x.kind == C_DRAIN or x.kind == C_FREE:
         kind = D_DRAINED if x.op.at == D_HOLD or x.op.at == F_DRAINING else NOT_OPEN
     close_section(r, zone)
@@ -145,6 +158,8 @@ cdef void run_section(Retrace *r, Under *x) noexcept nogil:
 
 cdef void run_aside(Retrace *r, Under *x) noexcept nogil:
     """A section that has no rows to be compared with. Another CPU's rows may go on around it."""
+    if lost_its_page(r, x):
+        return
     note_parked_pages(r)
     x.op.got = True
     advance(r, x)
@@ -267,10 +282,10 @@ cdef void compare_fields(Retrace *r, int zone, Row *row) noexcept nogil:
         return
     note(r, D_FIELDS, row, zone, p.count, row.count)
     if r.mode == RESYNC:
-        p.high = row.high if row.high != NO_FIELD else p.high
+        p.high = clamp(row.high, p.high_min, p.high_max) if row.high != NO_FIELD else p.high
         p.flags = <uint8_t>(row.pcp_flags if row.pcp_flags >= 0 else p.flags)
-        p.alloc_factor = <uint8_t>(row.alloc_factor if row.alloc_factor >= 0 else p.alloc_factor)
-        p.free_count = row.free_count if row.free_count != NO_FIELD else p.free_count
+        p.alloc_factor = <uint8_t>(min(<int>row.alloc_factor, SCALE_MAX) if row.alloc_factor >= 0 else p.alloc_factor)
+        p.free_count = clamp(row.free_count, 0, p.batch << SCALE_MAX) if row.free_count != NO_FIELD else p.free_count
 
 cdef void compare_alloc(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
     """A page was handed out, there and here (i, or 0)."""
@@ -304,7 +319,7 @@ cdef void hand_over(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
             if not i or r.map[row.pfn + k] - 1 - <uint32_t>pfn_of(z, i) >= pages:
                 give_back(r, row.cpu, r.map[row.pfn + k] - 1)
         r.map[row.pfn + k] = <uint32_t>pfn_of(z, i) + k + 1 if i else 0
-    if i and row.type == MOVABLE:          # its user puts it on an LRU list (corrections.md)
+    if i and row.type == MOVABLE and is_allocated(z, i):   # its user puts it on an LRU list (corrections.md)
         set_word(z, i, word_of(z, i) | MOVABLE_BIT)
 
 
@@ -347,7 +362,7 @@ cdef bint make_entry(CZone *z, idx i, int o) noexcept nogil:
         split_page(z, head)
     for p in range(i, i + (1u << o)):
         set_word(z, p, 0)
-    set_word(z, i, ALLOC | o << ORDER_SHIFT)
+    take_away(z, i, o, UNKNOWN)
     return True
 
 cdef idx own_entry(Retrace *r, Row *row, int *zone) noexcept nogil:
@@ -437,7 +452,7 @@ cdef int extract(CZone *z, int cpu, idx p, int o, idx *end) noexcept nogil:
             head += 1u << k
         else:
             put_half(z, cpu, c, head + (1u << k), k, T)
-    set_word(z, head, ALLOC | k << ORDER_SHIFT)
+    take_away(z, head, k, UNKNOWN)
     end[0] = head + (1u << k)
     return found
 

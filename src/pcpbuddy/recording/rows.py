@@ -231,7 +231,11 @@ class Reader:
         packed["zone"] = np.where((packed["zone"] < 0) & (packed["pfn"] != NO_PFN), self._zone_of[pfn], packed["zone"])
         wrong = of_zone & ~np.isin(packed["zone"], self._indices) & ~nowhere
         _refuse(label, packed, wrong, "zone", f"the snapshot has zones {', '.join(map(str, self._indices))}")
+        wrong = (packed["event"] == EVENT_CODES["pcp_bulk_free"]) & (packed["nr"] < 0)
+        _refuse(label, packed, wrong, "nr", "a drain frees 0 pages or more")
         of_pcp = np.isin(packed["event"], _OF_PCP)
+        wrong = (packed["event"] == EVENT_CODES["pcp_alloc_bulk"]) & (packed["order"] != 0)
+        _refuse(label, packed, wrong, "order", "pages in bulk are of order 0")
         wrong = of_pcp & ~np.isin(packed["order"], _PCP_ORDERS)
         _refuse(label, packed, wrong, "order", "a PCP serves orders 0 to 3 and 9")
         wrong = of_pcp & ((packed["type"] < 0) | (packed["type"] >= NR_PCP_TYPES))

@@ -42,6 +42,18 @@ WITH_PAGE = (
     "free_one",
     "block_isolate",
 )
+WITH_ORDER = (
+    "mm_page_alloc",
+    "mm_page_free",
+    "mm_page_alloc_zone_locked",
+    "mm_page_pcpu_drain",
+    "mm_page_alloc_extfrag",
+    "pcp_alloc",
+    "pcp_free",
+    "free_one",
+    "isolate",
+    "putback",
+)
 REQUEST_TYPED = ("mm_page_alloc", "pcp_alloc", "pcp_alloc_bulk")
 
 
@@ -74,7 +86,7 @@ def verify_values(rows: Rows, first: Snapshot) -> None:
     paged, may_fail = rows.which(*WITH_PAGE), rows.which(*MAY_FAIL)
     orders = (rows.order < 0) | (rows.order >= NR_ORDERS)
     missing = rows.order == MISSING
-    needs_order = rows.which("mm_page_alloc", "mm_page_free", "pcp_alloc", "pcp_free", "free_one")
+    needs_order = rows.which(*WITH_ORDER)
     _refuse(rows, orders & (needs_order | ~missing), "order", "orders are 0 to 10")
     max_pfn = first.json["max_pfn"]
     _refuse(rows, paged & (rows.pfn < 0), "pfn", "such a row names a page")
@@ -85,7 +97,7 @@ def verify_values(rows: Rows, first: Snapshot) -> None:
     )
     _refuse(rows, (paged | may_fail) & (end > max_pfn), "pfn", f"the snapshot ends at page {max_pfn - 1}")
     # A batched folio shows order 0 whatever its size (17.6), a contiguous free the order of its piece.
-    heads = (paged | may_fail) & (rows.pfn >= 0) & ~missing
+    heads = (paged | may_fail | rows.which("isolate", "putback")) & (rows.pfn >= 0) & ~missing
     sizes = np.left_shift(1, np.clip(rows.order, 0, NR_ORDERS - 1))
     _refuse(rows, heads & (rows.pfn % sizes != 0), "pfn", "the first page of an order is aligned to its size")
     typed = rows.which(*REQUEST_TYPED)
