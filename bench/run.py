@@ -2,7 +2,7 @@
 """
 All speed figures of the project in one table, each beside its reference and its goal.
 
-    python bench/run.py [--quick] [--only replay,calls,large-zone,instructions] [--json FILE]
+    python bench/run.py [--quick] [--only replay,kernel,calls,large-zone,instructions] [--json FILE]
 
 What each line means, and how noisy it is: bench/README.md.
 """
@@ -17,11 +17,12 @@ from pathlib import Path
 import calls
 import facts
 import instructions
+import kernel
 import large_zone
 import replay
 from measure import Figure, Spread
 
-PARTS = ("replay", "calls", "large-zone", "instructions")
+PARTS = ("replay", "kernel", "calls", "large-zone", "instructions")
 SCHEMA = "pcpbuddy.bench/1"
 NOISY = 1.5  # greatest over least of the deciding figure
 
@@ -32,6 +33,8 @@ def measure(parts: list[str], folder: Path, quick: bool) -> Iterator[Figure]:
     """
     if "replay" in parts:
         yield from replay.figures(folder, quick=quick, rounds=3 if quick else 7)
+    if "kernel" in parts:
+        yield from kernel.figures(folder, quick=quick, rounds=3 if quick else 7)
     if "calls" in parts:
         yield from calls.figures(folder, quick=quick, rounds=5 if quick else 21)
     if "large-zone" in parts:

@@ -3,16 +3,16 @@
 """
 
 import argparse
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecordingError
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..recording.health import Health
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from ..recording.verdicts import incomplete
 
     path = _locate(args.file)
-    with _progress(path.name, quiet=args.quiet) as progress:
-        health = examine(path, progress=progress)
+    with progress(1, "rows", quiet=args.quiet or not sys.stderr.isatty()) as told:
+        health = examine(path, progress=functools.partial(told, path.name) if told else None)
     if args.json:
         json.dump(document(health, path), sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -120,23 +120,3 @@ def _locate(source: str) -> Path:
     if path.is_dir():
         raise RecordingError(f"{source} is a folder; name one recording in it, for example {path / 'NAME'}{SUFFIX}")
     raise RecordingError(f"there is no file {source} and no {source}{SUFFIX}; give the NAME.parquet of a recording")
-
-
-@contextlib.contextmanager
-def _progress(name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """
-    A line on a terminal that is gone in the end; nothing elsewhere or when quiet.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-
-    def show(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{name}: {100 * done // max(total, 1):3} %")
-        sys.stderr.flush()
-
-    try:
-        yield show
-    finally:
-        sys.stderr.write("\r" + " " * (len(name) + 8) + "\r")
-        sys.stderr.flush()
