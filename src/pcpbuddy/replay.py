@@ -17,7 +17,7 @@ from . import _core, metrics
 from .comparison import compare
 from .config import Policy
 from .config import policy as find_policy
-from .errors import BadFree, RecordingError, UsageError
+from .errors import BadFree, Corruption, RecordingError, UsageError
 from .manifest import manifest
 from .names import MIGRATETYPE_NAMES, NR_PCP_TYPES
 from .procfs import buddyinfo
@@ -151,7 +151,11 @@ class _Opened:
         """
         All rows, in one mode, from snapshot 0.
         """
-        node = _core.Node.from_state(self.state, chosen)
+        try:
+            node = _core.Node.from_state(self.state, chosen)
+            node.check()
+        except (UsageError, Corruption) as error:
+            raise RecordingError(f"{self.first.label} is not the state of an allocator: {error}") from None
         marks = [zone["percpu_drift_mark"] for zone in self.first.json["zones"]]
         core = _core.KernelReplay(
             node,
@@ -340,7 +344,7 @@ def _look_around(diff: dict[str, Any], node: Any, recent: "collections.deque[np.
         found["fields"] = {
             name: int(row[name])
             for name in rows.ROW.names or ()
-            if name not in ("row", "next", "owner", "done", "event")
+            if name not in ("row", "next", "earlier", "later", "owner", "done", "event")
             and int(row[name]) not in (-1, rows.NO_FIELD, rows.NO_PFN)
         }
     key = (found["order"] or 0, min(found["migratetype"] or 0, 1 if (found["order"] or 0) > 3 else 2))

@@ -57,6 +57,7 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
     REACH = 1 << 14            # rows to look for the next one of a task
     OBSERVED = 1 << 15         # pages of one drain
     RUN = 1 << 13              # pages of one contiguous free
+    ABOVE = 1 << 12            # pages of a list that are explained for one page below them
     EARLY = 1                  # notes of a page: popped before its mm_page_alloc came
     SEEN = 2                   # named by a row that is executed
     POPPED = 4                 # its pcp_alloc row is executed, its mm_page_alloc row is not
@@ -99,6 +100,8 @@ cdef enum:  # Row.event: recording.files.EVENT_ORDER
 cdef struct Row:               # recording.rows.ROW
     uint64_t row
     uint64_t next              # serial + 1 of the next row that names the same page
+    uint64_t earlier           # plain: serial + 1 of the row that the same task wrote before
+    uint64_t later             # and of the next one that is linked
     uint64_t owner             # of the first row of a section: its request's serial + 1; of a request: the section's
     int64_t ts_ns
     uint32_t pfn
@@ -177,6 +180,10 @@ cdef struct Diff:
     uint8_t event
     uint8_t cause
 
+cdef struct Latest:            # an entry of a hash table
+    int64_t task
+    uint64_t row               # serial + 1 of its last row that is linked; 0: no entry
+
 cdef struct Tally:
     uint64_t seen
     uint64_t exact
@@ -206,6 +213,9 @@ cdef struct Retrace:
     uint64_t *next_of          # plain, per page: serial + 1 of the first row naming it that is not executed
     uint64_t *last_of          # of the last row naming it that is linked
     uint64_t *pushed           # of the row that freed it into a PCP
+    Latest *latest             # plain: a power of two, at most half of it in use
+    uint64_t nr_latest
+    uint64_t latest_size
     uint32_t *observed         # pages of the drain that is looked at
     int nr_observed
     int nr_together            # of them, those before another task's row

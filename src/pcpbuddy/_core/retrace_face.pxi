@@ -29,6 +29,7 @@ cdef class KernelReplay:
         c_free(r.pushed)
         c_free(r.notes)
         c_free(r.observed)
+        c_free(r.latest)
         for k in range(r.node.nr):
             r.node.zones[k].ring = NULL
             r.node.zones[k].told = NULL
@@ -139,6 +140,29 @@ cdef class KernelReplay:
             PyBuffer_Release(&view)
         return 0
 
+    cdef int make_room(self, uint64_t n) except -1:
+        """For n more tasks. Those whose last row is not kept any more are forgotten."""
+        cdef Retrace *r = self.r
+        cdef Latest *table
+        cdef uint64_t size = 1 << 10
+        cdef uint64_t k
+        while size < 2 * (r.nr_latest + n):
+            size *= 2
+        if size <= r.latest_size:
+            return 0
+        table = <Latest *>calloc(size, sizeof(Latest))
+        if table is NULL:
+            raise MemoryError()
+        r.nr_latest = 0
+        for k in range(r.latest_size):
+            if r.latest[k].row > r.base:
+                latest_of(table, size, r.latest[k].task)[0] = r.latest[k]
+                r.nr_latest += 1
+        c_free(r.latest)
+        r.latest = table
+        r.latest_size = size
+        return 0
+
     def feed(self, rows, *, bint last=False, bint until_difference=False, int64_t until=-1):
         """See core.pyi."""
         import time
@@ -148,6 +172,8 @@ cdef class KernelReplay:
         cdef bint cut = False
         cdef int k
         self.append(rows)
+        if r.plain:
+            self.make_room(r.base + r.len - r.linked)
         start = time.perf_counter_ns()
         with nogil:
             while r.linked < r.base + r.len:

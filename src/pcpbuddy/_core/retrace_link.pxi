@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, int8_t
 from libc.string cimport memcpy, memmove
 from .alloc cimport hand_out
-from .buddy cimport account, first, insert, is_free_chunk, merge_free, move_block, remove
+from .buddy cimport account, first, insert, is_free_chunk, merge_free, move_block, remove, split_free
 from .calls cimport decay_high
 from .events cimport E_EXTFRAG, E_PCPU_DRAIN, E_ZONE_LOCKED
 from .isolation cimport isolate_block as isolate_section, take_free, unisolate_block
@@ -16,14 +16,15 @@ from .op cimport (
 from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, USE_HIGHATOMIC, Told, block_type
 from .pcp cimport clamp, free_amount, list_at, list_index, list_type, pcp_del, pcp_order, refill_size, take_away
 from .retrace cimport (
-    C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, DRAIN_GAP_NS, D_ALLOC, D_DRAIN, D_DRAINED,
-    D_FIELDS, D_FREE, D_LIST, D_REFILL, EARLY, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE, FOUND_OTHER_PCP,
-    FOUND_OWN_PCP, FPI_CONTIG, FPI_TO_TAIL, FREE_RUN, HISTORY, LAG, LATER, LINKS, NOT_OPEN, NOT_THERE, NO_FIELD,
-    NO_PIECE, NR_CAUSES, NR_DIFFS, NR_FOUND, OBSERVED, PATIENCE, POPPED, REACH, RESYNC, RING, RUN, SEEN, TAKES,
-    UNEXPLAINED, V_ALLOC, V_BLOCK_ISOLATE, V_BUDDY_FREE, V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE,
+    ABOVE, C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, DRAIN_GAP_NS, D_ALLOC, D_DRAIN,
+    D_DRAINED, D_FIELDS, D_FREE, D_LIST, D_REFILL, EARLY, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE,
+    FOUND_OTHER_PCP, FOUND_OWN_PCP, FPI_CONTIG, FPI_TO_TAIL, FREE_RUN, HISTORY, LAG, LATER, LINKS, NOT_OPEN, NOT_THERE,
+    NO_FIELD, NO_PIECE, NR_CAUSES, NR_DIFFS, NR_FOUND, OBSERVED, PATIENCE, POPPED, REACH, RESYNC, RING, RUN, SEEN,
+    TAKES, UNEXPLAINED, V_ALLOC, V_BLOCK_ISOLATE, V_BUDDY_FREE, V_BULK_FREE, V_CLAIM, V_DECAY, V_DRAIN_ZONE,
     V_DRAIN_ZONE_PAGES, V_EXTFRAG, V_FREE, V_FREE_BATCHED, V_FREE_ONE, V_ISOLATE, V_KSWAPD_SLEEP, V_KSWAPD_WAKE,
     V_MOVE_BLOCK, V_PCPU_DRAIN, V_PCP_ALLOC, V_PCP_BULK, V_PCP_FREE, V_PUTBACK, V_SET_BLOCK, V_TRYFAIL, V_VMFOLD,
-    V_ZONE_LOCKED, WAITING, Diff, Link, Retrace, Row, Section, Tally, Under, is_section_row, past_pcp, row_at, zone_nr,
+    V_ZONE_LOCKED, WAITING, Diff, Latest, Link, Retrace, Row, Section, Tally, Under, is_section_row, past_pcp, row_at,
+    zone_nr,
 )
 from .watermark cimport leave_below_high, watermark_fast
 
@@ -135,6 +136,25 @@ cdef void chain(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
     if row.event == V_FREE_BATCHED and row.order < 0:
         row.order = 0
 
+cdef Latest *latest_of(Latest *table, uint64_t size, int64_t task) noexcept nogil:
+    """The task's entry, or the free one where it is to be."""
+    cdef uint64_t at = (<uint64_t>task * <uint64_t>2654435761) & (size - 1)
+    while table[at].row and table[at].task != task:
+        at = (at + 1) & (size - 1)
+    return &table[at]
+
+cdef void chain_task(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
+    """Plain: the rows of one task follow each other."""
+    cdef Latest *latest = latest_of(r.latest, r.latest_size, task_of(row))
+    if not latest.row:
+        latest.task = task_of(row)
+        r.nr_latest += 1
+    row.earlier = latest.row
+    row.later = 0
+    if latest.row > r.base:
+        row_at(r, latest.row - 1).later = serial + 1
+    latest.row = serial + 1
+
 cdef inline bint goes_on(Retrace *r, Link *link, Row *row) noexcept nogil:
     """Does the section that was opened last go on with this row? Not one of another task, zone or order."""
     return (
@@ -146,8 +166,10 @@ cdef void link_row(Retrace *r, uint64_t serial) noexcept nogil:
     cdef Row *row = row_at(r, serial)
     cdef Link *link = &r.links[row.cpu]
     cdef int c
-    if r.plain and row.event <= V_EXTFRAG and row.pfn != NOT_THERE:
-        chain(r, row, serial)
+    if r.plain:
+        chain_task(r, row, serial)
+        if row.event <= V_EXTFRAG and row.pfn != NOT_THERE:
+            chain(r, row, serial)
     if row.event in (V_ZONE_LOCKED, V_EXTFRAG, V_CLAIM):
         if not goes_on(r, link, row):
             open_link(r, link, serial)
@@ -233,16 +255,23 @@ cdef void foresee(Retrace *r, int zone, uint64_t serial) noexcept nogil:
     cdef int cpu = row_at(r, serial).cpu
     cdef uint32_t last = NOT_THERE
     cdef bint claims = False
+    cdef uint64_t limit = min(r.linked, serial + REACH)
+    cdef uint64_t end = serial             # behind its last row: folds further on are done where they are
+    cdef uint64_t k
     cdef Row *row
     told.nr_takes = 0
     told.nr_folds = 0
     told.folded = 0
     told.nr_outcomes = 0
-    while serial < r.linked:
+    for k in range(serial, limit):
+        row = row_at(r, k)
+        if row.cpu == cpu:
+            if not is_section_row(row) or (k > serial and row.done and row.event != V_SET_BLOCK):
+                break
+            end = k + 1
+    while serial < end:
         row = row_at(r, serial)
         if row.cpu == cpu:
-            if not is_section_row(row):
-                break
             if row.event == V_CLAIM and not claims and row.boost >= 0:
                 take_boost(r, zone, row.boost)
             claims = claims or row.event == V_CLAIM

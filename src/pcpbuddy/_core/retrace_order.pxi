@@ -9,10 +9,11 @@ cdef void observe(Retrace *r, uint64_t serial) noexcept nogil:
     cdef int64_t task = task_of(row)
     cdef int cpu = row.cpu
     cdef int64_t before = row.ts_ns
+    cdef uint64_t next = serial + 1        # serial + 1 of the task's next row
     r.nr_observed = 0
     r.nr_together = 0
     r.observed_pages = 0
-    while serial < r.linked:
+    while next and serial < r.linked:
         row = row_at(r, serial)
         serial += 1
         if task_of(row) != task:
@@ -22,6 +23,7 @@ cdef void observe(Retrace *r, uint64_t serial) noexcept nogil:
         if row.event != V_PCPU_DRAIN or row.ts_ns - before > DRAIN_GAP_NS or r.nr_observed == OBSERVED:
             break
         before = row.ts_ns
+        next = next_of_task(r, serial - 1)
         r.observed[r.nr_observed] = row.pfn
         r.nr_observed += 1
         r.observed_pages += 1 << row.order if row.order > 0 else 1
@@ -54,6 +56,8 @@ cdef int would_drain(Retrace *r, CZone *z, int c, int start, int n, int *same, i
                     same[0] += 1
                 at[which] = z.page[at[which]].prev
                 taken += 1
+                if same[0] < taken and same[0] < r.nr_together:
+                    return taken           # nothing that is asked for can fit any more
                 chunk -= 1 << (which // 3)
                 left -= 1 << (which // 3)
                 pages[0] += 1 << (which // 3)
@@ -168,7 +172,7 @@ cdef int pops_under_way(Retrace *r, Row *row, uint64_t serial, int zone, int c, 
     cdef uint64_t next
     cdef Row *other
     seen[0] = task_of(row)
-    while at > r.base and rows < 400 and nr_seen < 4:
+    while at > r.base and serial - at < REACH and rows < 400 and nr_seen < 4:
         at -= 1
         other = row_at(r, at)
         if other.cpu != row.cpu:
@@ -325,8 +329,9 @@ cdef bint as_recorded(Retrace *r, int zone, uint64_t serial) noexcept nogil:
     """Are the events of the section that was run what its rows say?"""
     cdef Section s = r.section[zone]
     cdef int cpu = s.cpu
+    cdef uint64_t end = min(r.linked, serial + REACH)
     cdef Row *row
-    while serial < r.linked:
+    while serial < end:
         row = row_at(r, serial)
         serial += 1
         if row.cpu != cpu or row.event == V_CLAIM:

@@ -20,10 +20,11 @@ cdef void on_isolate(Retrace *r, Row *row) noexcept nogil:
         r.map[row.pfn + k] = row.pfn + k + 1
 
 cdef void on_putback(Retrace *r, Row *row) noexcept nogil:
-    """__putback_isolated_page: merged, to the tail, with the block's type."""
+    """__putback_isolated_page: merged, to the tail, with the block's type. So an isolated block ends too (B-111)."""
     cdef int zone = node_zone_of(&r.node, row.pfn)
     cdef CZone *z = zone_nr(r, zone)
     cdef idx i
+    cdef idx k
     r.taken[6] += 1
     if row.order < 0:
         return
@@ -33,11 +34,14 @@ cdef void on_putback(Retrace *r, Row *row) noexcept nogil:
         return
     forget(r, row)
     z = zone_nr(r, zone)
-    if block_type(z, i) == ISOLATE and 0 <= row.type < ISOLATE:   # B-111: so a whole free block is given back
-        set_block_type(block_of(z, i), row.type)
-        z.s.nr_isolate_pageblock -= 1
+    k = i
+    while row.order >= PB and k < i + (1u << row.order):
+        if block_type(z, k) == ISOLATE:
+            set_block_type(block_of(z, k), block_of(z, k).type)
+            z.s.nr_isolate_pageblock -= 1
+        k += PB_PAGES
     set_word(z, i, 0)
-    merge_free(z, row.cpu, i, row.order, block_type(z, i), True)
+    split_free(z, row.cpu, i, row.order, True)
 
 cdef void change_block(Retrace *r, CZone *z, int cpu, idx i, int T) noexcept nogil:
     """The block of page i, or all of the free chunk that it is in, from its type to T."""

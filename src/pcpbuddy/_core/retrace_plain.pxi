@@ -11,33 +11,17 @@
 
 cdef uint64_t next_of_task(Retrace *r, uint64_t serial) noexcept nogil:
     """Serial + 1 of the next row that the same task wrote; 0: none within reach."""
-    cdef Row *row = row_at(r, serial)
-    cdef int64_t task = task_of(row)
-    cdef uint64_t end = min(r.linked, serial + REACH)
-    cdef uint64_t k
-    for k in range(serial + 1, end):
-        if task_of(row_at(r, k)) == task:
-            return k + 1
-    return 0
+    cdef uint64_t next = row_at(r, serial).later
+    return next if next <= serial + REACH else 0
 
-cdef bint wrote_between(Retrace *r, int64_t task, uint64_t first, uint64_t end) noexcept nogil:
-    """Has the task a row in [first, end)? What is not kept any more may hold one."""
-    cdef uint64_t k
-    if first < r.base:
-        return True
-    for k in range(first, end):
-        if task_of(row_at(r, k)) == task:
-            return True
-    return False
+cdef bint wrote_since(Retrace *r, Row *row, uint64_t first) noexcept nogil:
+    """Has the task of the row another one from `first` on, before it? What is not kept any more may be one."""
+    return first < r.base or row.earlier > first
 
 cdef uint64_t previous_of_task(Retrace *r, uint64_t serial) noexcept nogil:
     """Serial + 1 of the row that the same task wrote before; 0: none is kept."""
-    cdef int64_t task = task_of(row_at(r, serial))
-    while serial > r.base:
-        serial -= 1
-        if task_of(row_at(r, serial)) == task:
-            return serial + 1
-    return 0
+    cdef uint64_t before = row_at(r, serial).earlier
+    return before if before > r.base else 0
 
 cdef inline void first_cause(Retrace *r, int item) noexcept nogil:
     """Free-run of a plain recording parts from it, and does not come back: what was it that no row told?"""
@@ -91,15 +75,17 @@ cdef int why_above(Retrace *r, Row *row, uint64_t serial, CZone *z, idx q) noexc
     """
     cdef uint32_t pfn = <uint32_t>pfn_of(z, q)
     cdef uint64_t push = r.pushed[pfn] >> 1
+    cdef uint64_t next
     cdef Row *ahead
-    if push and not wrote_between(r, task_of(row), push - 1, serial):
+    if push and not wrote_since(r, row, push - 1):
         return -3                          # pushed after this pop may have happened
     ahead = next_naming(r, pfn)
     if ahead is not NULL and ahead.event == V_ALLOC and task_of(ahead) != task_of(row):
-        if not wrote_between(r, task_of(ahead), serial, r.next_of[pfn] - 1):
+        if not wrote_since(r, ahead, serial):
             return 3                       # its task popped it before, and shows it later
     if push and r.pushed[pfn] & 1 and push > r.base:
-        if not wrote_between(r, task_of(row_at(r, push - 1)), push, serial):
+        next = row_at(r, push - 1).later
+        if not next or next > serial:
             return -3                      # its free may not have got as far as the list
     if ahead is not NULL and ahead.event == V_FREE:
         return 1                           # popped in bulk: no row tells of it
@@ -111,9 +97,11 @@ cdef bint explained(Retrace *r, Row *row, uint64_t serial, CZone *z, idx i, int 
     cdef idx q = z.page[head].next
     cdef idx after
     cdef int why
+    cdef int above = 0
     cdef bint late = False
     while q != i:
-        if q == head or why_above(r, row, serial, z, q) == 0:
+        above += 1
+        if q == head or above > ABOVE or why_above(r, row, serial, z, q) == 0:
             return False
         q = z.page[q].next
     q = z.page[head].next

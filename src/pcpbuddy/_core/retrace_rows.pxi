@@ -3,14 +3,15 @@
 # -- allocations ---------------------------------------------------------------------------------------------
 
 cdef int flags_of(Retrace *r, Row *row) noexcept nogil:
-    """Allocation flags of a request that shows only its GFP flags, or only its type (B-28)."""
+    """Allocation flags of a request that shows only its GFP flags, or only its type (B-28). CMA is for movable ones."""
     cdef int first
+    cdef int flags = WMARK_LOW | USE_CMA
     if row.aflags != NO_FIELD:
-        return row.aflags
-    if not row.gfp:
-        return WMARK_LOW | USE_CMA if row.type == MOVABLE else WMARK_LOW
-    first = preferred(&r.node, gfp_zone(row.gfp))
-    return fast_flags(&r.node, first if first >= 0 else 0, row.order, row.gfp)
+        flags = row.aflags
+    elif row.gfp:
+        first = preferred(&r.node, gfp_zone(row.gfp))
+        flags = fast_flags(&r.node, first if first >= 0 else 0, row.order, row.gfp)
+    return flags if row.type == MOVABLE else flags & ~USE_CMA
 
 cdef void note_below_high(Retrace *r, Row *row, int zone, int aflags) noexcept nogil:
     """B-75: the search for a zone came by those above the row's, and marks each that is below its high watermark."""
@@ -131,8 +132,8 @@ cdef void on_pcp_alloc(Retrace *r, Row *row, uint64_t serial) noexcept nogil:
         if holder_of(r, zone, row.cpu)[0] is not NULL:
             release_holder(r, zone, row.cpu, row)
         if row.event == V_PCP_ALLOC and row.pfn != NOT_THERE and list_has(z, row.cpu, row.order, row.type):
-            note_below_high(r, row, zone, row.aflags)
-            i = alloc_page(z, row.cpu, row.order, row.type, row.aflags)
+            note_below_high(r, row, zone, flags_of(r, row))
+            i = alloc_page(z, row.cpu, row.order, row.type, flags_of(r, row))
             compare_fields(r, zone, row)
             compare_alloc(r, zone, row, i)
             r.notes[row.pfn] |= POPPED
@@ -232,6 +233,7 @@ cdef void gave_up_drains(Retrace *r, Row *row) noexcept nogil:
         return
     for k in range(row.cpu * DEPTH, (row.cpu + 1) * DEPTH):
         if r.under[k].kind == C_FREE and r.under[k].in_gap and r.under[k].task == task:
+            leave_below_high(zone_nr(r, r.under[k].zone))   # B-82 step 6 comes all the same
             give_up(r, &r.under[k])
 
 cdef Under *freed(Retrace *r, Row *row, int zone, bint tried) noexcept nogil:

@@ -39,7 +39,6 @@ cdef void give_up(Retrace *r, Under *x) noexcept nogil:
         return
     if x.kind == C_FREE and x.in_gap:
         r.taken[2] += 1
-        leave_below_high(zone_nr(r, x.zone))   # B-82 step 6 comes all the same
     else:
         r.abandoned += 1
     end_under(r, x)

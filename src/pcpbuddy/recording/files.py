@@ -147,7 +147,9 @@ class RowFile:
                     for name in wanted
                 }
                 done += batch.num_rows
+                del batch
                 yield arrays
+                del arrays  # before the next ones are made
         except (pa.ArrowException, OSError) as error:
             raise _damaged(self.label, error) from None
 

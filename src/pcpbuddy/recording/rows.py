@@ -23,6 +23,8 @@ NO_FIELD = -(1 << 31)  # of the 32-bit fields; the smaller ones have -1 where th
 _FIELDS = (
     ("row", "u8", None),
     ("next", "u8", None),
+    ("earlier", "u8", None),
+    ("later", "u8", None),
     ("owner", "u8", None),
     ("ts_ns", "i8", "ts_ns"),
     ("pfn", "u4", "pfn"),
@@ -139,7 +141,9 @@ class Reader:
             self._verify_phase(rows)
             stream.verify_values(rows, self._snapshots[0])
             done += len(columns["phase"])
+            del columns
             yield self._pack(rows)
+            del rows  # before the next ones are made
         self._end()
 
     def _verify_phase(self, rows: Rows) -> None:
@@ -156,7 +160,9 @@ class Reader:
 
     def _pack(self, rows: Rows) -> np.ndarray:
         inside = np.flatnonzero(rows.phase == REPLAYED)
-        columns = {name: values[inside] for name, values in rows.columns.items()}
+        columns = rows.columns
+        if len(inside) < len(rows.phase):
+            columns = {name: values[inside] for name, values in columns.items()}
         self._watch(columns)
         packed = np.zeros(len(inside), ROW)
         packed["row"] = inside + rows.first
@@ -165,12 +171,12 @@ class Reader:
                 values = columns[column]
                 if name == "ret":  # of __isolate_free_page: 0, or as many pages
                     values = np.minimum(values, 1)
-                packed[name] = np.where(values == MISSING, _absent(name, kind), values).astype(
-                    packed[name].dtype, casting="unsafe"
-                )
+                field = packed[name]
+                np.copyto(field, values, casting="unsafe")
+                field[values == MISSING] = _absent(name, kind)
         packed["pcp_cpu"] = np.where(packed["pcp_cpu"] < 0, packed["cpu"], packed["pcp_cpu"])
-        placed: np.ndarray = packed[self._placed(rows.label, packed)]
-        return placed
+        placed = self._placed(rows.label, packed)
+        return packed if placed.all() else packed[placed]
 
     def _watch(self, columns: dict[str, np.ndarray]) -> None:
         """

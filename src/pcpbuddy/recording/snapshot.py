@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import Policy
 from ..errors import RecordingError
-from ..names import MOVABLE, NR_ORDERS, NR_PCP_TYPES, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, UNKNOWN
+from ..names import MOVABLE, NR_MIGRATETYPES, NR_ORDERS, NR_PCP_TYPES, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, UNKNOWN
 from .files import Snapshot
 
 # page_state of the npz file; 0 is no memory and 1 reserved, both holes to the allocator.
@@ -18,6 +18,8 @@ BUDDY, PCP, ALLOCATED, TAIL = 2, 3, 4, 5
 PAGE_LRU = 1 << 5
 BLOCK_TYPE = 0x7
 BLOCK_ISOLATED = 1 << 4
+MAX_ZONES = 5
+NR_PCP_LISTS = 14
 ORDER_9_LIST = 12  # the first of the two lists that are not 3 * order + type (B-10)
 COUNTERS = ("NR_FREE_PAGES", "NR_FREE_CMA_PAGES", "NR_FREE_PAGES_BLOCKS")
 NEEDED = ("kernel", "max_pfn", "online_cpus", "zone_stat_items", "globals", "ring", "zones")
@@ -65,6 +67,7 @@ def _verify(snap: Snapshot) -> None:
             f"{snap.label}.npz describes {lengths['page_state']} pages and {snap.label}.json.zst {max_pfn}: "
             "they are not parts of one snapshot"
         )
+    _verify_ranges(document)
     listed = np.zeros(max_pfn, np.uint8)
     orders = np.zeros(max_pfn, np.uint8)
     for zone in document["zones"]:
@@ -97,6 +100,27 @@ def _verify(snap: Snapshot) -> None:
             f"{names[int(expected[page])]} (or of another order) in {snap.label}.npz: "
             "they are not parts of one snapshot"
         )
+
+
+def _verify_ranges(document: dict[str, Any]) -> None:
+    """
+    What the core takes as an index, a divisor or a shift.
+    """
+    cpus = set(range(len(document["ring"])))
+    for zone in document["zones"]:
+        name = zone["name"]
+        if not 0 <= zone["zone_start_pfn"] < zone["zone_start_pfn"] + zone["spanned_pages"] <= document["max_pfn"]:
+            raise ValueError(f"zone {name} goes beyond page {document['max_pfn'] - 1}")
+        if not 0 <= zone["index"] < MAX_ZONES or {pcp["cpu"] for pcp in zone["pcp"]} != cpus:
+            raise ValueError(f"zone {name} has index {zone['index']} and not one PCP for each of {len(cpus)} CPUs")
+        for area in zone["free_area"]:
+            if not 0 <= area["order"] < NR_ORDERS or any(not 0 <= int(T) < NR_MIGRATETYPES for T in area["free_list"]):
+                raise ValueError(f"zone {name} has free lists of order {area['order']}, types {[*area['free_list']]}")
+        for pcp in zone["pcp"]:
+            if pcp["batch"] < 1 or not 0 <= pcp["high_min"] <= pcp["high_max"] or not 0 <= pcp["alloc_factor"] <= 5:
+                raise ValueError(f"CPU {pcp['cpu']} of zone {name} has batch {pcp['batch']} or limits that cannot be")
+            if any(not 0 <= int(index) < NR_PCP_LISTS for index in pcp["lists"]):
+                raise ValueError(f"CPU {pcp['cpu']} of zone {name} has PCP lists {[*pcp['lists']]}")
 
 
 def _entries(zone: dict[str, Any]) -> list[tuple[int, int, list[int]]]:

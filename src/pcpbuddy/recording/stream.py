@@ -10,7 +10,7 @@ allocation where it left one or after. So a handle is never live twice, however 
 import numpy as np
 
 from ..errors import RecordingError
-from ..names import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, NR_ORDERS, NR_PCP_TYPES
+from ..names import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, NR_MIGRATETYPES, NR_ORDERS, NR_PCP_TYPES
 from ..requests import ALLOC, BULK, BULK_MORE, FOLD, FREE, ISOLATE, REQUEST, TICK, UNISOLATE
 from .files import MISSING, Rows, Snapshot
 
@@ -103,6 +103,9 @@ def verify_values(rows: Rows, first: Snapshot) -> None:
     typed = rows.which(*REQUEST_TYPED)
     wrong = typed & ((rows.migratetype < 0) | (rows.migratetype >= NR_PCP_TYPES))
     _refuse(rows, wrong & (rows.pfn >= 0), "migratetype", "a request is of type 0, 1 or 2")
+    taken = rows.which("mm_page_alloc_zone_locked", "mm_page_pcpu_drain", "mm_page_alloc_extfrag")
+    wrong = (rows.migratetype < 0) | (rows.migratetype >= NR_MIGRATETYPES)
+    _refuse(rows, taken & wrong, "migratetype", f"types are 0 to {NR_MIGRATETYPES - 1}")
     gfp = rows.which("mm_page_alloc") & (rows.pfn >= 0)
     wrong = (rows.gfp_flags < 0) | (rows.gfp_flags & BOTH_MOBILITIES == BOTH_MOBILITIES)
     _refuse(rows, gfp & wrong, "gfp_flags", "a request has flags, and not both mobility bits 0x8 and 0x10 (B-25)")
