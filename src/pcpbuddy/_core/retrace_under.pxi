@@ -180,7 +180,6 @@ cdef void release_holder(Retrace *r, int zone, int cpu, Row *row) noexcept nogil
     while x is not NULL:
         if x.kind == C_FREE or x.kind == C_DRAIN:
             note(r, D_DRAIN, row, zone, x.op.n, 0)
-            r.drains.seen += 1
             if r.mode != FREE_RUN:         # as the recording did: it is over
                 end_under(r, x)
             while holder_of(r, zone, cpu)[0] == x:
@@ -305,6 +304,7 @@ cdef void compare_alloc(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
         note(r, D_ALLOC, row, zone, mine, row.pfn)
         if r.mode == RESYNC:
             i = resync(r, zone, row, i)
+            zone = node_zone_of(&r.node, row.pfn)
     hand_over(r, zone, row, i)
 
 cdef void hand_over(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
