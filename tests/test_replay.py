@@ -351,16 +351,7 @@ def check_counts(results, rows_):
     assert results["recording"]["clock_back"] == 0
 
 
-OPEN = {"isolation": "a buddy_free row of an isolation counts as a row without operation"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(run=False, reason=OPEN[name])) if name in OPEN else name
-        for name in sorted(set(fakekernel.PLANS) - set(HIDING))
-    ],
-)
+@pytest.mark.parametrize("name", sorted(set(fakekernel.PLANS) - set(HIDING)))
 @examples(3)
 @given(seed=SEEDS)
 def test_fake_recordings_replay_exactly(name, seed):
@@ -377,7 +368,7 @@ def test_fake_recordings_replay_exactly(name, seed):
 
 @pytest.mark.parametrize("mode", ["guided", "resync"])
 @examples(4, 100)
-@given(name=st.sampled_from(sorted(set(fakekernel.PLANS) - set(HIDING) - set(OPEN))), seed=SEEDS)
+@given(name=st.sampled_from(sorted(set(fakekernel.PLANS) - set(HIDING))), seed=SEEDS)
 def test_modes_that_look_ahead_change_nothing_that_is_known(name, seed, mode):
     recording = fakekernel.record(fakekernel.planned(name, seed))
     results = replayed(recording, mode)

@@ -241,6 +241,7 @@ cdef struct Retrace:
     uint64_t frees_unseen
     uint64_t abandoned         # operations whose further rows never came
     uint64_t unexpected        # rows that no operation here accounts for
+    uint64_t halved            # first page + 1 of the chunk that the last block_isolate row split; 0: of none
     uint64_t taken[12]         # inputs from the recording, by R-item
     uint64_t causes[12]        # allocations that differ, by R-item
     uint64_t found[5]          # resyncs, by where the page was

@@ -85,8 +85,12 @@ cdef void on_set_block(Retrace *r, Row *row) noexcept nogil:
 cdef void on_block_isolate(Retrace *r, Row *row) noexcept nogil:
     cdef CZone *z = zone_nr(r, node_zone_of(&r.node, row.pfn))
     cdef idx i = index_of(z, row.pfn)
+    cdef idx big = i & ~((<idx>1 << MAX_ORDER) - 1)
     r.taken[6] += 1
+    r.halved = 0
     if row.isolate == 0:
         unisolate_block(z, row.cpu, i)
     else:
+        if is_free_chunk(z, big, MAX_ORDER):
+            r.halved = pfn_of(z, big) + 1
         isolate_section(z, row.cpu, i, True, False)

@@ -280,7 +280,9 @@ cdef void on_buddy_free(Retrace *r, Row *row) noexcept nogil:
         if r.under[k].kind == C_FREE and r.under[k].pfn == row.pfn and r.under[k].action == LOCK_ZONE:
             run_section(r, &r.under[k])
             return
-    r.unexpected += 1
+    if row.pfn + 1 != r.halved:            # B-110: the other half of the chunk goes back
+        r.unexpected += 1
+    r.halved = 0
 
 
 # -- drains ----------------------------------------------------------------------------------------------------
