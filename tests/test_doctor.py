@@ -468,7 +468,13 @@ def test_snapshots_of_another_recording(tmp_path, which):
 
 def test_snapshots_of_different_machines(tmp_path):
     base = copy(tmp_path)
-    edit_document(base, lambda document: document["ring"].append({"cpu": 4, "entries": 0}), 1)
+
+    def add_cpu(document):
+        document["ring"].append({"cpu": 4, "entries": 0})
+        for zone in document["zones"]:
+            zone["pcp"].append({**zone["pcp"][0], "cpu": 4, "count": 0, "lists": {}})
+
+    edit_document(base, add_cpu, 1)
     found = examined(base)
     assert not found.snapshots[1].usable
     assert "5 CPUs, but snapshot 0 has 524253 and 4" in found.snapshots[1].problem
