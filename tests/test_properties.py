@@ -704,7 +704,7 @@ class _Broken(pcpbuddy.Zone):
     """
 
     def drain(self, cpu=None, n=None, start=0, by=None):
-        if cpu is not None and self.state()["pcp"][cpu]["count"] > 6:
+        if cpu in range(self.cpus) and self.state()["pcp"][cpu]["count"] > 6:
             return
         super().drain(cpu, n, start, by)
 
