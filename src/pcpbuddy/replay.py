@@ -154,7 +154,7 @@ class _Opened:
         try:
             node = _core.Node.from_state(self.state, chosen)
             node.check()
-        except (UsageError, Corruption) as error:
+        except (UsageError, Corruption, OverflowError) as error:
             raise RecordingError(f"{self.first.label} is not the state of an allocator: {error}") from None
         marks = [zone["percpu_drift_mark"] for zone in self.first.json["zones"]]
         core = _core.KernelReplay(

@@ -136,7 +136,7 @@ cdef Under *drain_of_free(Retrace *r, Row *row, uint64_t serial, int zone, int c
     pages = 1 << word_order(word)
     start = list_index(z, word_order(word), word_type(word))
     limit = p.high
-    while limit > p.count and limit > p.high_min:
+    while limit > p.count and limit > p.high_min and ticked(p, limit, p.count - pages) < limit:   # below 8, B-102 rests
         limit = ticked(p, limit, p.count - pages)
     if not p.count - pages < limit <= p.count:
         limit = p.count

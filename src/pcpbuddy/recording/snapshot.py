@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import Policy
 from ..errors import RecordingError
-from ..names import MOVABLE, NR_MIGRATETYPES, NR_ORDERS, NR_PCP_TYPES, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, UNKNOWN
+from ..names import CMA, MOVABLE, NR_MIGRATETYPES, NR_ORDERS, NR_PCP_TYPES, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, UNKNOWN
 from .files import Snapshot
 
 # page_state of the npz file; 0 is no memory and 1 reserved, both holes to the allocator.
@@ -19,6 +19,7 @@ PAGE_LRU = 1 << 5
 BLOCK_TYPE = 0x7
 BLOCK_ISOLATED = 1 << 4
 MAX_ZONES = 5
+MOST_BATCH = 512  # zone_batchsize() gives 63 at most; a section of more would not fit the replay's ring
 NR_PCP_LISTS = 14
 ORDER_9_LIST = 12  # the first of the two lists that are not 3 * order + type (B-10)
 COUNTERS = ("NR_FREE_PAGES", "NR_FREE_CMA_PAGES", "NR_FREE_PAGES_BLOCKS")
@@ -68,6 +69,9 @@ def _verify(snap: Snapshot) -> None:
             "they are not parts of one snapshot"
         )
     _verify_ranges(document)
+    types = np.unique(arrays["pageblock_flags"][:nr_blocks] & BLOCK_TYPE)
+    if types.max(initial=0) > CMA:
+        raise ValueError(f"pageblocks of types {types.tolist()}")
     listed = np.zeros(max_pfn, np.uint8)
     orders = np.zeros(max_pfn, np.uint8)
     for zone in document["zones"]:
@@ -111,14 +115,16 @@ def _verify_ranges(document: dict[str, Any]) -> None:
         name = zone["name"]
         if not 0 <= zone["zone_start_pfn"] < zone["zone_start_pfn"] + zone["spanned_pages"] <= document["max_pfn"]:
             raise ValueError(f"zone {name} goes beyond page {document['max_pfn'] - 1}")
-        if not 0 <= zone["index"] < MAX_ZONES or {pcp["cpu"] for pcp in zone["pcp"]} != cpus:
-            raise ValueError(f"zone {name} has index {zone['index']} and not one PCP for each of {len(cpus)} CPUs")
+        if not 0 <= zone["index"] < MAX_ZONES or not cpus <= {pcp["cpu"] for pcp in zone["pcp"]}:
+            raise ValueError(f"zone {name} has index {zone['index']} or no PCP for one of {len(cpus)} CPUs")
         for area in zone["free_area"]:
             if not 0 <= area["order"] < NR_ORDERS or any(not 0 <= int(T) < NR_MIGRATETYPES for T in area["free_list"]):
                 raise ValueError(f"zone {name} has free lists of order {area['order']}, types {[*area['free_list']]}")
         for pcp in zone["pcp"]:
             if pcp["batch"] < 1 or not 0 <= pcp["high_min"] <= pcp["high_max"] or not 0 <= pcp["alloc_factor"] <= 5:
                 raise ValueError(f"CPU {pcp['cpu']} of zone {name} has batch {pcp['batch']} or limits that cannot be")
+            if pcp["batch"] > MOST_BATCH or not 0 <= max(pcp["high"], pcp["high_max"], pcp["free_count"]) < 1 << 24:
+                raise ValueError(f"CPU {pcp['cpu']} of zone {name} has a batch, high or free_count beyond all bounds")
             if any(not 0 <= int(index) < NR_PCP_LISTS for index in pcp["lists"]):
                 raise ValueError(f"CPU {pcp['cpu']} of zone {name} has PCP lists {[*pcp['lists']]}")
 
@@ -217,6 +223,11 @@ def _allocated(snap: Snapshot, start: int, end: int) -> np.ndarray:
     if len(heads) + int(((1 << orders[heads].astype(np.int64)) - 1).sum()) != np.count_nonzero(states >= ALLOCATED):
         raise RecordingError(
             f"{snap.label}.npz has tails of compound pages without a head; the file is damaged: copy or record it again"
+        )
+    if ((heads + start) % (1 << orders[heads].astype(np.int64))).any():
+        raise RecordingError(
+            f"{snap.label}.npz has compound pages that are not aligned to their size; the file is damaged: copy or "
+            "record it again"
         )
     rows = np.empty((len(heads), 4), np.int64)
     rows[:, 0] = heads + start
