@@ -91,7 +91,7 @@ class Plan:
     rare moments that rows do show and a replay does not follow: "moves", a task leaves its CPU between a pop without a
     page and its section past the PCP; "kswapd", the threshold of counters changes in the middle of a section; "decay",
     it reads count in the middle of a drain of its PCP; "rounds", an emptied PCP is filled again between two rounds of
-    its decay; "expire", others empty a PCP while its decay drains it.
+    a drain that goes on; "expire", others empty a PCP while its decay drains it.
     """
 
     seed: int = 0
@@ -1198,9 +1198,9 @@ class Machine:
                 yield from self.bulk_free(zone, cpu, n, 0)
                 count -= n
             self.unlock_pcp(zone, cpu)
-            yield STOP
-            if count <= 0:
+            if count <= 0 or (not pcp.count and "rounds" not in self.plan.windows):
                 return
+            yield STOP
 
     def kswapd(self):
         """
