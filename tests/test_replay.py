@@ -380,7 +380,7 @@ def test_modes_that_look_ahead_change_nothing_that_is_known(name, seed, mode):
 
 
 @pytest.mark.parametrize("name", ["LRU bits", "late folds"])
-@examples(8)
+@examples(6)
 @given(seed=SEEDS)
 def test_what_rows_hide_is_named_and_supplied(name, seed):
     """
@@ -401,7 +401,7 @@ def test_what_rows_hide_is_named_and_supplied(name, seed):
         assert guided["taken"][item] > 0
 
 
-@examples(6)
+@examples(3)
 @given(seed=SEEDS)
 def test_rotation_that_no_row_tells(seed):
     """
@@ -429,7 +429,7 @@ def test_plans_make_what_they_are_for():
     }
 
 
-@examples(6)
+@examples(4)
 @given(name=st.sampled_from(["busy", "eight CPUs", "reserve", "three zones"]), seed=SEEDS, size=st.integers(1, 300))
 def test_the_size_of_batches_does_not_matter(name, seed, size):
     recording = fakekernel.record(fakekernel.planned(name, seed))
@@ -889,7 +889,7 @@ def _harmless(path, damage):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=300 if LONG else 5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not LONG)
+@examples(3)
 @given(data=st.data())
 def test_damaged_rows(kind, data):
     path = SHIPPED / "tiny-4c"
@@ -898,7 +898,7 @@ def test_damaged_rows(kind, data):
     check_damaged(path, damage)
 
 
-@examples(10)
+@examples(8)
 @given(data=st.data())
 def test_rows_damaged_in_several_ways(data):
     path = SHIPPED / "tiny-4c"
@@ -920,7 +920,7 @@ def fake_files(name, seed):
     return folder, base
 
 
-@examples(30)
+@examples(25)
 @given(name=st.sampled_from(sorted(fakekernel.PLANS)), seed=st.integers(0, 999 if LONG else 2), data=st.data())
 def test_damaged_rows_of_fake_recordings(name, seed, data):
     _, path = fake_files(name, seed)
