@@ -18,8 +18,8 @@ from libc.string cimport memcmp
 from .alloc cimport alloc_step, bulk_alloc_step, not_served
 from .buddy cimport visible, zone_link
 from .calls cimport (
-    bulk, bulk_watermark_ok, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, lowest_online,
-    offline_cpu, online_cpu, split_page, tick,
+    bulk, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, node_alloc, node_bulk, offline_cpu,
+    online_cpu, split_page, tick,
 )
 from .check cimport CHECKED, Fault, check as check_state
 from .drain cimport drain_step, flush_step, zone_step
@@ -31,7 +31,7 @@ from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
 from .free cimport free_step
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
-from .node cimport NodeRef, gfp_type, gfp_valid, node_alloc, node_bulk, node_zone_of
+from .node cimport NodeRef, gfp_type, gfp_valid, node_zone_of
 from .op cimport (
     A_START, A_ZONE, B_START, DONE, D_START, ELSEWHERE, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
     OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, X_START, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
@@ -44,6 +44,7 @@ from .page cimport (
     pfn_of, set_block_type, set_word, word_of, word_order, word_type, zone_head,
 )
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
+from .request cimport bulk_watermark_ok, lowest_online
 from .sizing cimport (
     default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold, zone_watermarks,
 )

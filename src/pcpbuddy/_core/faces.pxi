@@ -86,6 +86,7 @@ cdef class Node:
             zone = zones[k]
             self.ref.zones[k] = &zone.z
             self.ref.kinds[k] = kinds[k]
+            self.ref.node[k] = 0
 
     @classmethod
     def from_state(cls, state, policy="fixed"):

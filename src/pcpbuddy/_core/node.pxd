@@ -1,20 +1,17 @@
-# Several zones of one node: which zone serves a request (baseline sections 8 and 9).
+# The zones that a request may use, which of them it tries, and with which flags (baseline sections 8 and 9).
+# What is done with this, call by call: request.pxd.
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 
-from .alloc cimport not_served
-from .calls cimport bulk, bulk_watermark_ok, drain_all
-from .driver cimport alloc_by_policy, begin
-from .fallback cimport worth_unreserving
-from .op cimport Z_START, Z_UNRESERVE, Op
 from .page cimport (
     BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC,
-    WMARK_LOW, WMARK_MIN, Zone, idx,
+    WMARK_LOW, WMARK_MIN, Zone,
 )
 from .watermark cimport watermark_fast
 
 cdef enum:
-    MAX_ZONES = 5
+    MAX_NODES = 8
+    MAX_ZONES = 40             # five kinds in each node
     ZONE_DMA = 0
     ZONE_DMA32 = 1
     ZONE_NORMAL = 2
@@ -24,10 +21,11 @@ cdef enum:
     GFP_KSWAPD_RECLAIM = 0x800
     GFP_NOMEMALLOC = 0x80000
 
-cdef struct NodeRef:
-    Zone *zones[5]             # ascending
-    int kinds[5]               # ZONE_* by name
+cdef struct NodeRef:           # all zones as one NUMA node sees them, the last choice first: far nodes, then the own
+    Zone *zones[40]            # of each node ascending; a walk goes downwards
     int nr
+    uint8_t kinds[40]          # ZONE_* by name
+    uint8_t node[40]           # which NUMA node each is of
 
 cdef inline int gfp_type(int gfp) noexcept nogil:
     """B-25."""
@@ -52,21 +50,35 @@ cdef inline int high_atomic(int o, int gfp) noexcept nogil:
         return USE_HIGHATOMIC
     return 0
 
+cdef inline int next_zone(NodeRef *node, int k, int highest, bint near) noexcept nogil:
+    """The zone after zone k in the zonelist of a request; near: of the same NUMA node. Negative: none."""
+    cdef int next = k - 1
+    while next >= 0 and node.kinds[next] > highest:
+        next -= 1
+    if near and next >= 0 and node.node[next] != node.node[k]:
+        return -1
+    return next
+
 cdef inline int preferred(NodeRef *node, int highest) noexcept nogil:
     """The first zone of the zonelist: descending from the highest that the request allows. -1: none."""
-    cdef int k = node.nr - 1
-    while k >= 0 and node.kinds[k] > highest:
-        k -= 1
-    return k
+    return next_zone(node, node.nr, highest, False)
+
+cdef inline bint avoids_fragments(NodeRef *node, int first) noexcept nogil:
+    """B-28: is NOFRAGMENT for requests that prefer this zone? On several nodes, where their own has a DMA32 zone."""
+    if node.kinds[first] != ZONE_NORMAL:
+        return False
+    if node.node[0] == node.node[node.nr - 1]:
+        return True
+    return first > 0 and node.kinds[first - 1] == ZONE_DMA32 and node.node[first - 1] == node.node[first]
 
 cdef inline int fast_flags(NodeRef *node, int first, int o, int gfp) noexcept nogil:
-    """B-28 on a system of one node."""
+    """B-28."""
     cdef int flags = WMARK_LOW | high_atomic(o, gfp)
     if gfp_type(gfp) == MOVABLE:
         flags |= USE_CMA
     if gfp & GFP_KSWAPD_RECLAIM:
         flags |= KSWAPD
-    if node.kinds[first] == ZONE_NORMAL:
+    if avoids_fragments(node, first):
         flags |= NOFRAGMENT
     return flags
 
@@ -83,100 +95,26 @@ cdef inline int slow_flags(int o, int gfp) noexcept nogil:
         flags |= USE_CMA
     return flags
 
-cdef inline idx walk(
-    NodeRef *node, int first, int highest, int o, int T, int aflags, int cpu, int *where
-) noexcept nogil:
-    """B-75: from the preferred zone down; a zone found below its high watermark says so."""
-    cdef int k = first
+cdef inline bint below_high(Zone *z, int o, int highest, int aflags) noexcept nogil:
+    z.s.flags |= BELOW_HIGH
+    return aflags & NO_WATERMARKS or watermark_fast(z, o, aflags & 3, highest, aflags)
+
+cdef inline int passing(NodeRef *node, int k, int highest, int o, int aflags) noexcept nogil:
+    """
+    B-75: from zone k on the first that may be tried; one found below its high watermark says so. -1: none.
+
+    NOFRAGMENT ends where another NUMA node begins. Either way out of a walk with it is the same: drop it, and
+    walk again (B-76).
+    """
     cdef Zone *z
-    cdef idx i
     while k >= 0:
         z = node.zones[k]
         if (not z.s.flags & BELOW_HIGH and watermark_fast(z, o, 2, highest, aflags)) or below_high(
             z, o, highest, aflags
         ):
-            i = alloc_by_policy(z, cpu, o, T, aflags)
-            if i:
-                where[0] = k
-                return i
-        k -= 1
-    return 0
-
-cdef inline bint below_high(Zone *z, int o, int highest, int aflags) noexcept nogil:
-    z.s.flags |= BELOW_HIGH
-    return aflags & NO_WATERMARKS or watermark_fast(z, o, aflags & 3, highest, aflags)
-
-cdef inline bint unreserve_all(NodeRef *node, int first, int T, int cpu, bint force) noexcept nogil:
-    """B-71 over the zonelist: one block."""
-    cdef Op op
-    cdef int k = first
-    while k >= 0:
-        begin(&op, Z_START, False, cpu)
-        op.section = Z_UNRESERVE
-        op.type = <unsigned char>T
-        if worth_unreserving(node.zones[k], force):
-            node.zones[k].run(node.zones[k], &op)
-            if op.result:
-                return True
-        k -= 1
-    return False
-
-cdef inline idx slow_path(NodeRef *node, int first, int highest, int o, int gfp, int cpu, int *where) noexcept nogil:
-    """
-    The part of the slow path that touches free lists (section 9).
-
-    There is no reclaim here: where the kernel would reclaim, the drain and the unreserve that
-    follow it still happen, once without and once with force.
-    """
-    cdef int T = gfp_type(gfp)
-    cdef int aflags = slow_flags(o, gfp)
-    cdef int k
-    cdef idx i = walk(node, first, highest, o, T, aflags, cpu, where)
-    if i or not gfp & GFP_DIRECT_RECLAIM:
-        return i
-    unreserve_all(node, first, T, cpu, False)
-    for k in range(node.nr):
-        drain_all(node.zones[k], cpu)
-    i = walk(node, first, highest, o, T, aflags, cpu, where)
-    if not i and unreserve_all(node, first, T, cpu, True):
-        i = walk(node, first, highest, o, T, aflags, cpu, where)
-    return i
-
-cdef inline idx node_alloc(NodeRef *node, int o, int gfp, int cpu, int *where) noexcept nogil:
-    """B-28, B-75, B-76, then the slow path."""
-    cdef int highest = gfp_zone(gfp)
-    cdef int first = preferred(node, highest)
-    cdef int aflags
-    cdef idx i
-    if first < 0:
-        return 0
-    aflags = fast_flags(node, first, o, gfp)
-    i = walk(node, first, highest, o, gfp_type(gfp), aflags, cpu, where)
-    if not i and aflags & NOFRAGMENT:
-        i = walk(node, first, highest, o, gfp_type(gfp), aflags & ~NOFRAGMENT, cpu, where)
-    if not i:
-        i = slow_path(node, first, highest, o, gfp, cpu, where)
-    if not i:
-        not_served(node.zones[first], cpu, o, gfp_type(gfp))
-    return i
-
-cdef inline int node_bulk(NodeRef *node, int n, int gfp, int cpu, idx *pages, int *where) noexcept nogil:
-    """B-93: from the first zone that is n pages above its low watermark, else one ordinary page."""
-    cdef int highest = gfp_zone(gfp)
-    cdef int T = gfp_type(gfp)
-    cdef int aflags = WMARK_LOW | USE_CMA if T == MOVABLE else WMARK_LOW
-    cdef int k = preferred(node, highest)
-    cdef int got
-    while n > 1 and k >= 0:
-        if bulk_watermark_ok(node.zones[k], n, highest, aflags):
-            got = bulk(node.zones[k], cpu, n, T, aflags, pages)
-            where[0] = k
-            if got:
-                return got
-            break
-        k -= 1
-    pages[0] = node_alloc(node, 0, gfp, cpu, where)
-    return pages[0] != 0
+            return k
+        k = next_zone(node, k, highest, aflags & NOFRAGMENT)
+    return -1
 
 cdef inline int node_zone_of(NodeRef *node, int64_t pfn) noexcept nogil:
     cdef int k = node.nr - 1

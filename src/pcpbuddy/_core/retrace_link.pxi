@@ -5,7 +5,6 @@ from libc.stdint cimport int32_t, int8_t
 from libc.string cimport memcpy, memmove
 from .alloc cimport hand_out
 from .buddy cimport account, first, insert, is_free_chunk, merge_free, move_block, remove, split_free
-from .calls cimport decay_high
 from .events cimport E_EXTFRAG, E_PCPU_DRAIN, E_ZONE_LOCKED
 from .isolation cimport isolate_block as isolate_section, take_free, unisolate_block
 from .node cimport ZONE_MOVABLE, ZONE_NORMAL, fast_flags, gfp_zone, preferred
@@ -15,6 +14,7 @@ from .op cimport (
 )
 from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, USE_HIGHATOMIC, Told, block_type
 from .pcp cimport clamp, free_amount, list_at, list_index, list_type, pcp_del, pcp_order, refill_size, take_away
+from .request cimport decay_high
 from .retrace cimport (
     ABOVE, C_ALLOC, C_BULK, C_DIRECT, C_DRAIN, C_FREE, C_FREE_SLOT, DEPTH, DIFFS, DRAIN_GAP_NS, D_ALLOC, D_DRAIN,
     D_DRAINED, D_FIELDS, D_FREE, D_LIST, D_REFILL, EARLY, FOUND_ALLOCATED, FOUND_IN_ZONE, FOUND_NOWHERE,
