@@ -12,7 +12,7 @@ import numpy as np
 
 from .names import MIGRATETYPE_NAMES, NR_ORDERS
 
-__all__ = ["collect", "fragmentation_index", "unusable_index"]
+__all__ = ["HOLDS", "Metrics", "Number", "collect", "fragmentation_index", "of_cpu", "of_zones", "unusable_index"]
 
 Number = int | float
 Metrics = dict[str, Number]
@@ -64,16 +64,30 @@ def collect(node: Any, result: Mapping[str, int]) -> Metrics:
     node: the Node after the run; result: what the replay counted itself.
     """
     zones = list(node.zones)
-    metrics = _of_zones(zones)
+    metrics = of_zones({zone.name: zone for zone in zones})
     metrics["frees.unknown"] = int(result["frees_unknown"])
     metrics["frees.double"] = int(result["frees_double"])
     metrics["pcp.parked_pages_max"] = int(result["parked_pages_max"])
-    for zone in zones:
-        metrics |= {f"zones.{zone.name}.{name}": value for name, value in _of_zones([zone]).items()}
     for cpu in range(_nr_cpus(zones)):
-        counted = _of_counters(_sum(zone.counters(cpu) for zone in zones))
-        metrics |= {f"cpus.{cpu}.{name}": value for name, value in counted.items()}
+        metrics |= {f"cpus.{cpu}.{name}": value for name, value in of_cpu(zones, cpu).items()}
     return metrics
+
+
+def of_zones(zones: Mapping[str, Any]) -> Metrics:
+    """
+    All metrics that the zones counted themselves: of all of them, and below ``zones.<name>.`` of each.
+    """
+    metrics = _of_zones(list(zones.values()))
+    for zone, counting in zones.items():
+        metrics |= {f"zones.{zone}.{name}": value for name, value in _of_zones([counting]).items()}
+    return metrics
+
+
+def of_cpu(zones: Iterable[Any], cpu: int) -> Metrics:
+    """
+    What one CPU counted in the zones: all metrics that can be told apart by CPU.
+    """
+    return _of_counters(_sum(zone.counters(cpu) for zone in zones))
 
 
 def _nr_cpus(zones: Sequence[Any]) -> int:
