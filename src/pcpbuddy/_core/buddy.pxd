@@ -8,7 +8,8 @@ from .ownership cimport disown_chunk, link_fragment
 from .page cimport (
     BUDDY, CMA, HEAD_MASK, HIGHATOMIC, ISOLATE, MAX_ORDER, NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, ORDER_SHIFT, PB,
     PB_PAGES, Block, Zone, block_head, block_number, block_of, block_page, block_type, idx, list_add, list_del,
-    mergeable, set_block_type, set_word, word_of, zone_head,
+    mergeable, set_block_type, set_word, touch_block, word_of,
+    zone_head,
 )
 
 
@@ -45,6 +46,7 @@ cdef inline bint is_free_chunk(Zone *z, idx i, int o) noexcept nogil:
     """Is i the head of a chunk of exactly order o on a zone list?"""
     if o < PB:
         return (word_of(z, i) & HEAD_MASK) == (BUDDY | o << ORDER_SHIFT)
+    touch_block(z, block_number(z, i))
     return block_of(z, i).order == o
 
 cdef inline void zone_link(Zone *z, idx i, int o, int T, bint tail) noexcept nogil:
@@ -59,6 +61,9 @@ cdef inline void zone_link(Zone *z, idx i, int o, int T, bint tail) noexcept nog
         head = block_head(o, T)
         prev = z.block[head].prev if tail else head
         n = block_number(z, i)
+        touch_block(z, n)
+        touch_block(z, prev)
+        touch_block(z, z.block[prev].next)
         z.block[n].next = z.block[prev].next
         z.block[n].prev = prev
         z.block[z.block[prev].next].prev = n
@@ -72,6 +77,9 @@ cdef inline void zone_unlink(Zone *z, idx i, int o) noexcept nogil:
         set_word(z, i, 0)
     else:
         b = block_of(z, i)
+        touch_block(z, block_number(z, i))
+        touch_block(z, b.prev)
+        touch_block(z, b.next)
         z.block[b.prev].next = b.next
         z.block[b.next].prev = b.prev
         b.next = 0

@@ -15,6 +15,7 @@
 from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from .atomic cimport load32, load8, store32, store8
+from .cache cimport WATCHED, Caches, touch
 
 ctypedef uint32_t idx  # of a page or list head; 0 is none
 
@@ -321,14 +322,17 @@ cdef struct Zone:              # where the parts of a zone are mapped in this pr
     Ring *ring                 # NULL: no events wanted
     uint64_t fail              # Zone driver: bit k set = the k-th trylock from here fails
     Told *told                 # NULL but in a replay against a recording
+    Caches *caches             # NULL but in the machine
 
 
 # -- page words ----------------------------------------------------------------------------------
 
 cdef inline uint32_t word_of(Zone *z, idx i) noexcept nogil:
+    touch(z.caches, i)
     return load32(&z.page[i].word)
 
 cdef inline void set_word(Zone *z, idx i, uint32_t word) noexcept nogil:
+    touch(z.caches, i)
     store32(&z.page[i].word, word)
 
 cdef inline int word_order(uint32_t word) noexcept nogil:
@@ -367,6 +371,9 @@ cdef inline bint mergeable(int T) noexcept nogil:
 cdef inline void list_add(Zone *z, idx i, idx prev) noexcept nogil:
     cdef Page *page = z.page
     cdef idx next = page[prev].next
+    touch(z.caches, i)
+    touch(z.caches, prev)
+    touch(z.caches, next)
     page[i].next = next
     page[i].prev = prev
     page[next].prev = i
@@ -376,6 +383,9 @@ cdef inline void list_del(Zone *z, idx i) noexcept nogil:
     cdef Page *page = z.page
     cdef idx next = page[i].next
     cdef idx prev = page[i].prev
+    touch(z.caches, i)
+    touch(z.caches, prev)
+    touch(z.caches, next)
     page[prev].next = next
     page[next].prev = prev
     page[i].next = 0
@@ -397,9 +407,18 @@ cdef inline uint32_t owned_head(Zone *z, int cpu, int T) noexcept nogil:
     """P-15: of CPU cpu's blocks that have fragments in the zone; of one type, where each has its list."""
     return <uint32_t>(BLOCK_HEADS + cpu * OWNED_HEADS + (T if z.s.policy.owned_lists else 0))
 
+cdef inline idx remote_line(int cpu) noexcept nogil:
+    """The cache line of a CPU's remote list, among the list heads."""
+    return cpu_head(cpu, NR_LISTS)
+
 cdef inline uint32_t first_block(Zone *z) noexcept nogil:
     """The record of the zone's first pageblock."""
     return <uint32_t>(BLOCK_HEADS + OWNED_HEADS * z.s.cpus)
+
+cdef inline void touch_block(Zone *z, uint32_t number) noexcept nogil:
+    """The descriptor through which a chunk of a pageblock and more is linked: its first page's. Or a list head."""
+    if WATCHED:
+        touch(z.caches, block_page(z, number) if number >= first_block(z) else CPU_HEADS - 2 + (number >= NR_TYPES))
 
 cdef inline uint32_t block_number(Zone *z, idx i) noexcept nogil:
     return <uint32_t>(<int32_t>(i >> PB) + z.s.block_bias)

@@ -7,11 +7,12 @@
 from libc.stdint cimport int32_t, uint32_t
 
 from .atomic cimport addi32, cas32, exchange32, load32, load8_ordered, loadi32
+from .cache cimport touch
 from .events cimport E_ABSORB, E_REMOTE_PUSH, emit, emit_other
 from .op cimport Op, add_reject
 from .page cimport (
-    ISOLATE, ORDER_SHIFT, REMOTE, SCALE_MAX, Outbox, Pcp, Zone, block_of, block_type, idx, set_word, word_of,
-    word_order,
+    ISOLATE, ORDER_SHIFT, REMOTE, SCALE_MAX, Outbox, Pcp, Zone, block_of, block_type, idx, remote_line, set_word,
+    word_of, word_order,
 )
 from .pcp cimport list_type, mark_for, pcp_order, put_freed
 
@@ -39,7 +40,9 @@ cdef inline void withdraw(Zone *z, int target, int pages) noexcept nogil:
 cdef inline void push_chain(Zone *z, int cpu, int target, idx newest, idx oldest) noexcept nogil:
     """One exchange, whatever the length of the chain."""
     cdef uint32_t head = load32(&z.remote[target].head)
+    touch(z.caches, remote_line(target))
     while True:
+        touch(z.caches, oldest)
         z.page[oldest].next = head
         if cas32(&z.remote[target].head, &head, newest):
             break
@@ -78,6 +81,7 @@ cdef inline idx reversed_chain(Zone *z, idx i) noexcept nogil:
 # -- absorbing (the PCP lock of c is held) -----------------------------------------------------------------
 
 cdef inline bint has_remote(Zone *z, int c) noexcept nogil:
+    touch(z.caches, remote_line(c))
     return load32(&z.remote[c].head) != 0
 
 cdef inline void absorb_page(Zone *z, Op *op, Pcp *p, idx i) noexcept nogil:

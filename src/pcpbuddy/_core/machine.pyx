@@ -1,0 +1,253 @@
+# The machine: virtual CPUs that run the core's text in virtual time. The face is Simulation.
+#
+# A second extension, compiled from the same text with cache.WATCHED (decision 0005). Zones are those of the
+# core's Zone objects: their state is one block of memory, in which this module works too. Docstrings for
+# readers: machine.pyi. Arguments are checked in pcpbuddy.machine, and trusted here.
+
+# cython: embedsignature=False, freethreading_compatible=True
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.math cimport log
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free as c_free, malloc, realloc
+from libc.string cimport memcpy, memset
+from .alloc cimport alloc_step, bulk_alloc_step
+from .buddy cimport visible
+from .cache cimport STAMP_BITS, STAMP_MASK, STAMP_SHIFT, Caches
+from .calls cimport split_page
+from .drain cimport drain_step, flush_step, zone_step
+from .driver cimport NO_LOCKS, SPIN, perform
+from .free cimport free_step
+from .init cimport attach
+from .node cimport NodeRef, gfp_type
+from .op cimport (
+    A_DIRECT, A_REFILL, A_TRIED, B_REFILL, B_START, B_TRIED, D_HOLD, D_REJECT, D_START, DONE, ELSEWHERE, F_DIRECTING,
+    F_DRAINING, F_NEXT, F_PREPARING, F_TRIED, LOCK_ZONE, OP_IRQ, TRY_PCP, TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, X_START,
+    Z_START, Op,
+)
+from .page cimport (
+    ALLOC, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE, NR_FREE_CMA,
+    NR_ORDERS, RECLAIM_ACTIVE, Counts, Zone as CZone, Zone, ZoneState, first_block, idx, index_of, pfn_of, word_of,
+    word_order,
+)
+from .replay cimport H_BIAS, H_FAILED, H_UNKNOWN, R_ALLOC, R_FREE, Request, map_run, unmap_run
+from .request cimport (
+    begin_alloc, begin_bulk, begin_drain_all, begin_free, begin_free_batch, begin_free_run, begin_tick, next_op,
+)
+from .watermark cimport watermark
+
+cdef enum:
+    IDLE_STEPS = 1000000       # instructions in a row that take no time: such a program never ends
+    ENDLESS = 1                # s.trouble
+    NO_MEMORY = 2
+    STUCK = 3
+
+cdef int64_t NEVER = INT64_MAX
+
+include "step.pxi"
+include "machine_clock.pxi"
+include "machine_cpu.pxi"
+include "machine_program.pxi"
+include "machine_result.pxi"
+
+
+# -- the run -----------------------------------------------------------------------------------------------------
+
+cdef int zone_number(Sim *s, int node, int where) noexcept nogil:
+    return <int>(s.node[node].zones[where] - s.zone)
+
+cdef int zone_of_pfn(Sim *s, int64_t pfn) noexcept nogil:
+    cdef int k = s.nr_zones - 1
+    while k > 0 and not 0 <= pfn - s.zone[k].s.start_pfn < s.zone[k].s.spanned:
+        k -= 1
+    return k
+
+cdef void split_around(Zone *z, idx i, uint32_t n) noexcept nogil:
+    """The allocations that pages i to i+n-1 belong to become single pages."""
+    cdef idx p
+    cdef idx head
+    for p in range(i, i + n):
+        head = p
+        while (word_of(z, head) & 7) != ALLOC:
+            head -= 1
+        if word_order(word_of(z, head)):
+            split_page(z, head)
+
+cdef void advance(Sim *s, int64_t until_ps, uint64_t budget) noexcept nogil:
+    """Event after event, until that time, for so many events, or until nothing is left to happen."""
+    cdef int cpu
+    cdef int64_t at_ps
+    while budget and not s.trouble:
+        budget -= 1
+        cpu = s.win[1]
+        at_ps = s.at_ps[cpu]
+        if s.awake == 0 and s.nr_free_sleepers == 0 or at_ps == NEVER:
+            nothing_left(s)
+            return
+        if at_ps > until_ps and s.stop_ps < 0:
+            s.now_ps = until_ps
+            return
+        while s.next_sample_ps <= at_ps and s.stop_ps < 0:
+            s.now_ps = s.next_sample_ps
+            take_samples(s)
+            s.next_sample_ps += s.sample_ps
+        if at_ps > s.now_ps:
+            s.idle_steps = 0
+        s.now_ps = at_ps
+        s.events += 1
+        event(s, cpu)
+
+cdef void nothing_left(Sim *s) noexcept nogil:
+    """All programs are at their end; or some wait for what will never come."""
+    if s.stop_ps >= 0 or s.nr_done == s.cpus:
+        s.finished = True
+        if s.stop_ps < 0:
+            stop_now(s)
+    else:
+        s.trouble = STUCK
+
+
+# -- the face ----------------------------------------------------------------------------------------------------
+
+cdef class Simulation:
+    cdef Sim s
+    cdef list zones
+    cdef list kept             # buffers that the records point into
+    cdef readonly object seed
+
+    def __cinit__(self):
+        memset(&self.s, 0, sizeof(Sim))
+
+    def __dealloc__(self):
+        free_all(&self.s)
+
+    def __init__(self, zones, addresses, zone_node, zone_kind, cpu_node, costs, programs, cpu_program, *,
+                 int nr_queues=0, int nr_barriers=0, int nr_locks=0, irq_program=None, double irq_every_ns=0,
+                 stream=None, double tick_ns=1e9, double sample_ns=0, uint64_t seed=0, bint log=False):
+        cdef Sim *s = &self.s
+        cdef int k
+        self.zones = list(zones)
+        self.kept = []
+        self.seed = seed
+        s.cpus = len(cpu_node)
+        s.nr_zones = len(zones)
+        s.nr_nodes = max(zone_node) + 1
+        s.nr_queues, s.nr_barriers, s.nr_user_locks = nr_queues, nr_barriers, nr_locks
+        s.tick_ps = <int64_t>(tick_ns * 1000)
+        s.sample_ps = <int64_t>(sample_ns * 1000)
+        s.next_sample_ps = s.sample_ps if s.sample_ps else NEVER
+        s.irq_mean_ps = <int64_t>(irq_every_ns * 1000)
+        s.stop_ps = -1
+        s.leaves = 1
+        while s.leaves < s.cpus:
+            s.leaves *= 2
+        if not allocate(s):
+            raise MemoryError()
+        set_charges(s, costs)
+        for k in range(s.nr_zones):
+            attach_zone(s, k, <size_t>addresses[k], zone_node[k], costs)
+        make_nodes(s, zone_node, zone_kind)
+        if irq_program is not None:
+            s.irq_program = <Instruction *>self.keep(irq_program)
+        if stream is not None:
+            self.take_stream(stream)
+        if log:
+            s.room_log = 1024
+            s.log = <LogRow *>malloc(s.room_log * sizeof(LogRow))
+        self.start_cpus([self.keep(program) for program in programs], cpu_program, cpu_node, seed)
+
+    cdef size_t keep(self, array) except? 0:
+        """The address of an array's data, which lives as long as this does."""
+        cdef Py_buffer view
+        cdef size_t address
+        PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+        address = <size_t>view.buf
+        PyBuffer_Release(&view)
+        self.kept.append(array)
+        return address
+
+    cdef take_stream(self, stream):
+        """A recording: requests sorted by CPU, the time before each, where each CPU's begin, the handles."""
+        self.s.request = <Request *><size_t>self.keep(stream["requests"])
+        self.s.think_ps = <int64_t *><size_t>self.keep(stream["think_ps"])
+        self.s.first_request = <uint64_t *><size_t>self.keep(stream["first"])
+        self.s.handle = <uint32_t *><size_t>self.keep(stream["handles"])
+        self.s.nr_handles = len(stream["handles"])
+
+    cdef start_cpus(self, programs, cpu_program, cpu_node, uint64_t seed):
+        cdef Sim *s = &self.s
+        cdef Cpu *me
+        cdef int cpu
+        cdef int k
+        for cpu in range(s.leaves):
+            s.at_ps[cpu] = NEVER
+            s.win[s.leaves + cpu] = cpu
+        for k in range(s.leaves - 1, 0, -1):
+            s.win[k] = s.win[2 * k]
+        s.awake = s.cpus
+        for cpu in range(s.cpus):
+            me = &s.cpu[cpu]
+            me.node = s.cpu_node[cpu] = cpu_node[cpu]
+            me.random = seed * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>cpu
+            random64(me)
+            me.random ^= random64(me) + <uint64_t>cpu
+            me.context[0].program = <Instruction *><size_t>programs[cpu_program[cpu]]
+            me.next_tick_ps = s.tick_ps * (cpu + 1) // s.cpus + s.tick_ps if s.tick_ps else NEVER
+            me.next_irq_ps = exponential(me, s.irq_mean_ps) if s.irq_program is not NULL else NEVER
+            if s.first_request is not NULL:
+                me.cursor = s.first_request[cpu]
+            plan(s, cpu)
+
+    def run(self, double until_ns=-1, uint64_t events=1000000):
+        """
+        Up to that virtual time, or that many events more. Returns True when there is nothing left to do.
+        """
+        cdef int64_t until_ps = <int64_t>(until_ns * 1000) if until_ns >= 0 else NEVER - 1
+        if not self.s.finished and not self.s.trouble:
+            with nogil:
+                advance(&self.s, until_ps, events)
+        return self.s.finished or self.s.trouble != 0 or self.s.now_ps >= until_ps and self.s.stop_ps < 0
+
+    def stop(self):
+        """
+        The measured part ends now. Calls under way are carried to their end, so that the state is sound.
+        """
+        if self.s.stop_ps < 0:
+            stop_now(&self.s)
+        while not self.s.finished and not self.s.trouble:
+            with nogil:
+                advance(&self.s, NEVER, 1000000)
+        restore_stats(&self.s)
+
+    @property
+    def trouble(self):
+        """
+        None, or ("endless", cpu), ("memory", 0), or ("stuck", [what each CPU waits for]).
+        """
+        if self.s.trouble == 0:
+            return None
+        if self.s.trouble == STUCK:
+            return "stuck", waits(&self.s)
+        return ("endless" if self.s.trouble == ENDLESS else "memory"), self.s.trouble_cpu
+
+    @property
+    def now_ns(self):
+        return self.s.now_ps / 1000
+
+    @property
+    def events(self):
+        return self.s.events
+
+    @property
+    def requests(self):
+        return self.s.requests
+
+    def result(self):
+        return result_of(&self.s)
+
+    def log(self):
+        """
+        The rows of LOG: every step of every call, in the order in which they happened.
+        """
+        return bytes((<char *>self.s.log)[:self.s.nr_log * sizeof(LogRow)])
