@@ -3,6 +3,7 @@ The compiled core: one text of the allocator for every driver (docs/reference/co
 """
 
 from .core import (
+    Call,
     HandleReplay,
     KernelReplay,
     Node,
@@ -16,6 +17,7 @@ from .core import (
 )
 
 __all__ = [
+    "Call",
     "HandleReplay",
     "KernelReplay",
     "Node",

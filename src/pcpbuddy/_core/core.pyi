@@ -259,6 +259,64 @@ class Operation:
     @property
     def pfn(self) -> int | None: ...
 
+class Call:
+    """
+    A whole call, lock by lock, for drivers in tests (decision 0001). nodes: a Node, or several, the nearest first.
+    """
+
+    zones: list[Zone]
+
+    @staticmethod
+    def alloc(nodes: Node | Sequence[Node], order: int = 0, gfp: int = 0x100CCA, cpu: int = 0) -> Call:
+        """
+        Node.alloc; several nodes are a system of several NUMA nodes (B-28, B-76).
+        """
+
+    @staticmethod
+    def alloc_bulk(nodes: Node | Sequence[Node], n: int, gfp: int = 0x100CCA, cpu: int = 0) -> Call: ...
+    @staticmethod
+    def free(nodes: Node | Sequence[Node], pfn: int, cpu: int = 0, irq: bool = False) -> Call: ...
+    @staticmethod
+    def free_batch(nodes: Node | Sequence[Node], pfns: Sequence[int], cpu: int = 0) -> Call: ...
+    @staticmethod
+    def free_run(nodes: Node | Sequence[Node], pfn: int, n: int, cpu: int = 0) -> Call:
+        """
+        Node.free_contig without its events and counts (B-94).
+        """
+
+    @staticmethod
+    def tick(nodes: Node | Sequence[Node], cpu: int = 0, zone: int = -1) -> Call:
+        """
+        Of one of ``zones``.
+        """
+
+    @staticmethod
+    def drain(nodes: Node | Sequence[Node], cpu: int = 0) -> Call: ...
+    @staticmethod
+    def offline(nodes: Node | Sequence[Node], target: int, cpu: int, zone: int = -1) -> Call: ...
+    @staticmethod
+    def isolate(
+        nodes: Node | Sequence[Node], pfn: int, cma: bool = False, check: bool = True, cpu: int = 0
+    ) -> Call: ...
+    def step(self, got: bool = True) -> tuple[str, tuple[Any, ...]] | None:
+        """
+        Go to the next lock action: ("lock" | "try" | "unlock", ("pcp", zone, cpu) | ("zone", zone)); None: done.
+
+        got answers the trylock that the last step returned.
+        """
+
+    @property
+    def pfns(self) -> list[int]:
+        """
+        What an allocation obtained.
+        """
+
+    @property
+    def got(self) -> int:
+        """
+        Pages obtained in bulk; of an isolation, whether it was done.
+        """
+
 class HandleReplay:
     """
     Replay requests in handle mode (docs/reference/replay.md section 2).

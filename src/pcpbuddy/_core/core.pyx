@@ -1,4 +1,4 @@
-# The faces of the compiled core: Zone here; Node, Operation, HandleReplay in faces.pxi.
+# The faces of the compiled core: Zone here; Node, HandleReplay in faces.pxi; Operation, Call in suspended.pxi.
 #
 # Arguments are checked (args.pxi) and trusted inside. Stubs and docstrings for readers: core.pyi.
 
@@ -493,4 +493,5 @@ include "args.pxi"
 include "looking.pxi"
 include "state.pxi"
 include "faces.pxi"
+include "suspended.pxi"
 include "retrace_face.pxi"
