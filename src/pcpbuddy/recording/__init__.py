@@ -28,7 +28,7 @@ class Recording:
     A recording, ready to be replayed.
 
     state: of the node at snapshot 0, in the form that Node.from_state takes, with the kernel's 14 PCP lists.
-    requests: REQUEST records in their true order.
+    requests: REQUEST records in their true order; times_ns: when each was recorded.
     nr_handles: one more than the largest page frame that can occur.
     left_out: what was not made a request, or not as recorded, and how often (law L8).
     """
@@ -41,6 +41,7 @@ class Recording:
     with_probes: bool
     state: dict[str, Any]
     requests: np.ndarray
+    times_ns: np.ndarray
     nr_handles: int
     left_out: dict[str, int]
     digest: str
@@ -67,7 +68,7 @@ def load(source: str | os.PathLike[str]) -> Recording:
     if last is not None:
         snapshot.verify(last)
     stream.verify(rows, first, last)
-    requests, left_out = stream.requests(rows, first)
+    requests, times_ns, left_out = stream.requests(rows, first)
     return Recording(
         name=base.name,
         kernel=first.json["kernel"],
@@ -77,6 +78,7 @@ def load(source: str | os.PathLike[str]) -> Recording:
         with_probes=rows.with_probes,
         state=snapshot.node_state(first),
         requests=requests,
+        times_ns=times_ns,
         nr_handles=first.json["max_pfn"],
         left_out=left_out,
         digest=digest(path, first),

@@ -178,15 +178,17 @@ def seconds(rows: Rows) -> float:
     return float(stamps.max() - stamps.min()) / 1e9 if len(stamps) else 0.0
 
 
-def requests(rows: Rows, first: Snapshot) -> tuple[np.ndarray, dict[str, int]]:
+def requests(rows: Rows, first: Snapshot) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """
-    The request stream, and what was left out of it or assumed, by name.
+    The request stream, when each request was recorded (ns, never going back), and what was left out or assumed.
     """
     left_out = _counted(rows)
     parts = _with_probes(rows, left_out) if rows.with_probes else _plain(rows, left_out, first)
     records = np.concatenate([record for _, record in parts])
     position = np.concatenate([at for at, _ in parts])
-    return records[np.argsort(position, kind="stable")], {name: count for name, count in left_out.items() if count}
+    order = np.argsort(position, kind="stable")
+    times_ns = np.maximum.accumulate(rows.ts_ns[position[order]])
+    return records[order], times_ns, {name: count for name, count in left_out.items() if count}
 
 
 def _counted(rows: Rows) -> dict[str, int]:

@@ -1,126 +1,104 @@
 """
-Loads: what the virtual CPUs of the laboratory do, as data that the machine runs.
+Loads by name: what the virtual CPUs of the laboratory can be made to do.
 """
 
-import dataclasses
-import hashlib
-from collections.abc import Mapping
+import difflib
+import inspect
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from ..errors import ConfigError
 from ..names import MAX_CPUS, PAGE_SIZE
-from . import program
-from .program import INSTRUCTION, verify
+from . import faults, frees, mixed
+from .plan import COMMON, Kind, Load, Plan, Stream
 
-__all__ = ["Load", "Stream"]
+__all__ = ["KINDS", "LOADS", "Kind", "Load", "Stream", "is_load_name", "load", "parameters"]
 
-NO_PROGRAM = np.zeros(0, INSTRUCTION)
+KINDS = {kind.name: kind for kind in (*faults.KINDS, *frees.KINDS, *mixed.KINDS)}
+LOADS = {name: kind.meaning for name, kind in KINDS.items()}
+NUMBERED = "interleave/"  # interleave/N, N pages in turn
+MOST_NODES = 8
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+def is_load_name(source: str) -> bool:
     """
-    A recording's requests for a run in closed loop, sorted by CPU, in their order within one.
-
-    requests: REQUEST records. ``pfn`` is a handle that no other allocation of the recording has: page k of an
-        allocation is handle pfn + k. A free names handles of one allocation, all of it or a piece. It waits for that
-        allocation, which may be another CPU's; the allocation comes earlier in the recording, so all ends.
-        Of ISOLATE and UNISOLATE ``pfn`` is a page of the recorded machine.
-    think_ps: the recorded time between the request of this CPU before and this one.
-    start: requests start[c] to start[c + 1] - 1 are those of CPU c.
-    nr_handles: one more than the largest handle.
-    live: page frames of the start state that handles 0, 1, 2 ... name.
-    state: the node to start from, as Node.from_state takes it when each zone went through recording.adapt.
-    left_out: what of the recording is not in here, or not as recorded, and how often (law L8).
+    Whether a SOURCE means a load and not a file: it is one, or lies under a family of them.
     """
-
-    requests: np.ndarray
-    think_ps: np.ndarray
-    start: np.ndarray
-    nr_handles: int
-    live: np.ndarray
-    state: Mapping[str, Any]
-    left_out: Mapping[str, int]
+    return source.split("/")[0] in {name.split("/")[0] for name in KINDS}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+def parameters(name: str) -> dict[str, int | float | bool | str]:
     """
-    What every CPU of a machine does.
-
-    name, meaning, source: how results call it, what real load it stands for, and where its numbers come from.
-    parameters: all that made it, defaults included.
-    programs, cpu_program: CPU c carries out programs[cpu_program[c]].
-    nr_queues, nr_barriers, nr_locks: how many of each the programs name.
-    irq_program, irq_every_ns: what an interrupt does, and the mean time between two on one CPU (0: there are none).
-    stream: the recording that REPLAY carries out.
-    memory_bytes, cma: size of the machine's memory, and the share of it in a CMA area.
-    duration_ns: virtual time to measure, from MEASURE on; None: to the end of all programs.
-    unit: what WORK counts.
+    The parameters of a load and their defaults; the function that makes it says what each means.
     """
+    kind, fixed = _kind(name)
+    own = {key: value for key, value in _own_parameters(kind.make).items() if key not in fixed}
+    return {**own, **{key: kind.defaults.get(key, default) for key, (default, _) in COMMON.items()}}
 
-    name: str
-    meaning: str
-    source: str
-    parameters: Mapping[str, Any]
-    programs: tuple[np.ndarray, ...]
-    cpu_program: np.ndarray
-    nr_queues: int
-    nr_barriers: int = 0
-    nr_locks: int = 0
-    irq_program: np.ndarray | None = None
-    irq_every_ns: float = 0.0
-    stream: Stream | None = None
-    memory_bytes: int = 1 << 30
-    cma: float = 0.0
-    duration_ns: float | None = None
-    unit: str = ""
 
-    def __post_init__(self) -> None:
-        nr = self.cpus
-        if not 1 <= nr <= MAX_CPUS:
-            raise ConfigError(f"load {self.name} with {nr} CPUs: expected 1 to {MAX_CPUS}")
-        if not 0 <= self.cma < 1:
-            raise ConfigError(f"load {self.name}, cma={self.cma!r}: expected a share of memory, 0 to less than 1")
-        if self.memory_bytes < PAGE_SIZE or self.memory_bytes % PAGE_SIZE:
-            raise ConfigError(f"load {self.name}, memory_bytes={self.memory_bytes}: expected a multiple of {PAGE_SIZE}")
-        if int(self.cpu_program.max()) >= len(self.programs):
-            raise ConfigError(f"load {self.name}: cpu_program names a program that is not there")
-        if self.irq_every_ns and self.irq_program is None:
-            raise ConfigError(f"load {self.name}: interrupts without an irq_program")
-        limits = {
-            "nr_cpus": nr,
-            "nr_queues": self.nr_queues,
-            "nr_barriers": self.nr_barriers,
-            "nr_locks": self.nr_locks,
-        }
+def load(name: str, cpus: int, memory_bytes: int | None = None, *, nodes: int = 1, **given: Any) -> Load:
+    """
+    The load of that name for a number of CPUs.
+
+    memory_bytes: of the machine; None: what the load needs, with head room. nodes: CPU c is on node c * nodes // cpus.
+    given: parameters, as numbers or as text ("0.5"). Raises ConfigError, naming what there is, for a load or parameter
+    that does not exist, and for a number that cannot be.
+    """
+    kind, fixed = _kind(name)
+    if isinstance(cpus, bool) or not isinstance(cpus, int) or not 1 <= cpus <= MAX_CPUS:
+        raise ConfigError(f"cpus={cpus!r}: expected 1 to {MAX_CPUS}")
+    if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= min(cpus, MOST_NODES):
+        raise ConfigError(f"nodes={nodes!r}: expected 1 to {min(cpus, MOST_NODES)}, no more than CPUs")
+    if memory_bytes is not None and (memory_bytes < PAGE_SIZE or memory_bytes % PAGE_SIZE):
+        raise ConfigError(f"memory_bytes={memory_bytes!r}: expected a multiple of {PAGE_SIZE}")
+    values = parameters(name)
+    for key, value in given.items():
+        if key not in values:
+            near = difflib.get_close_matches(key, values, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(f"load {name} has no parameter {key!r}{hint}; it has: {', '.join(values)}")
+        values[key] = _value(name, key, value, values[key])
+    common = {key: float(values[key]) for key in COMMON}
+    own = {key: value for key, value in values.items() if key not in COMMON}
+    plan = Plan(kind, name, cpus, memory_bytes, nodes, common, {**fixed, **values})
+    return kind.make(plan, **own, **fixed)
+
+
+def _kind(name: str) -> tuple[Kind, dict[str, int]]:
+    """
+    What is meant by a name, and the parameters that the name itself gives.
+    """
+    if name in KINDS:
+        return KINDS[name], {}
+    family, _, turn = name.rpartition("/")
+    if f"{family}/" == NUMBERED and turn.isascii() and turn.isdecimal() and 0 < len(turn) < 8:
+        return KINDS[f"{NUMBERED}N"], {"turn": int(turn)}
+    near = difflib.get_close_matches(name, KINDS, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise ConfigError(f"unknown load {name!r}{hint}; loads are: {', '.join(KINDS)}")
+
+
+def _own_parameters(make: Callable[..., Load]) -> dict[str, int | float | bool | str]:
+    return {
+        key: parameter.default
+        for key, parameter in inspect.signature(make).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _value(name: str, key: str, value: Any, default: int | float | bool | str) -> int | float | bool | str:
+    """
+    A given value in the type of the default.
+    """
+    kind = type(default)
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    if isinstance(value, str):
         try:
-            for number, instructions in enumerate(self.programs):
-                verify(instructions, cpus=np.flatnonzero(self.cpu_program == number).tolist(), **limits)
-                if self.stream is None and (instructions["op"] == program.REPLAY).any():
-                    raise ConfigError("replay without a recording")
-            if self.irq_program is not None:
-                verify(self.irq_program, cpus=list(range(nr)), **limits)
-        except ConfigError as error:
-            raise ConfigError(f"load {self.name}: {error}") from None
-
-    @property
-    def cpus(self) -> int:
-        """
-        How many CPUs it needs.
-        """
-        return len(self.cpu_program)
-
-    def digest(self) -> str:
-        """
-        SHA-256 over all that decides what the CPUs do.
-        """
-        digest = hashlib.sha256()
-        for instructions in (*self.programs, self.irq_program if self.irq_program is not None else NO_PROGRAM):
-            digest.update(len(instructions).to_bytes(8, "little") + instructions.tobytes())
-        digest.update(self.cpu_program.tobytes() + repr(self.irq_every_ns).encode())
-        if self.stream is not None:
-            digest.update(self.stream.requests.tobytes() + self.stream.think_ps.tobytes())
-        return digest.hexdigest()
+            if kind is bool:
+                return {"true": True, "false": False}[value.lower()]
+            return kind(value)
+        except (KeyError, ValueError):
+            pass
+    elif (kind is float and isinstance(value, int) and not isinstance(value, bool)) or type(value) is kind:
+        return kind(value)
+    raise ConfigError(f"load {name}, {key}={value!r}: expected {words}")
