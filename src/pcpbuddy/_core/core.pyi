@@ -285,7 +285,7 @@ class Call:
         """
 
     @staticmethod
-    def tick(nodes: Node | Sequence[Node], cpu: int = 0, zone: int = -1) -> Call:
+    def tick(nodes: Node | Sequence[Node], cpu: int = 0, zone: int = 0) -> Call:
         """
         Of one of ``zones``.
         """
@@ -293,7 +293,7 @@ class Call:
     @staticmethod
     def drain(nodes: Node | Sequence[Node], cpu: int = 0) -> Call: ...
     @staticmethod
-    def offline(nodes: Node | Sequence[Node], target: int, cpu: int, zone: int = -1) -> Call: ...
+    def offline(nodes: Node | Sequence[Node], target: int, cpu: int, zone: int = 0) -> Call: ...
     @staticmethod
     def isolate(
         nodes: Node | Sequence[Node], pfn: int, cma: bool = False, check: bool = True, cpu: int = 0

@@ -159,11 +159,16 @@ cdef class Call:
         begin_free_run(&self.call, &zone.z, index_of(&zone.z, pfn), n, cpu)
         return self
 
-    @staticmethod
-    def tick(nodes, int cpu=0, int zone=-1):
-        cdef Call self = Call.__new__(Call)
+    cdef Zone zone_nr(self, nodes, int k, int cpu):
         self.look(nodes, cpu)
-        begin_tick(&self.call, &(<Zone>self.zones[zone]).z, cpu)
+        if not 0 <= k < self.ref.nr:
+            raise UsageError(f"zone {k}: expected 0..{self.ref.nr - 1}")
+        return self.zones[k]
+
+    @staticmethod
+    def tick(nodes, int cpu=0, int zone=0):
+        cdef Call self = Call.__new__(Call)
+        begin_tick(&self.call, &self.zone_nr(nodes, zone, cpu).z, cpu)
         return self
 
     @staticmethod
@@ -174,12 +179,13 @@ cdef class Call:
         return self
 
     @staticmethod
-    def offline(nodes, int target, int cpu, int zone=-1):
+    def offline(nodes, int target, int cpu, int zone=0):
         cdef Call self = Call.__new__(Call)
-        need_cpu(self.look(nodes, cpu), target)
+        cdef Zone there = self.zone_nr(nodes, zone, cpu)
+        need_cpu(there, target)
         if cpu == target:
             raise CpuOffline(f"CPU {cpu} cannot take itself off-line")
-        begin_offline(&self.call, &(<Zone>self.zones[zone]).z, target, cpu)
+        begin_offline(&self.call, &there.z, target, cpu)
         return self
 
     @staticmethod
