@@ -1,5 +1,7 @@
 """
 ``Node``: several zones, and the choice between them (sections 8 and 9).
+
+A system of one NUMA node. What B-28, B-76 (a), B-93 and B-103 say of several is the core's alone (request.pxd).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
