@@ -268,8 +268,7 @@ cdef struct Sim:
     int trouble_cpu
     Charge charge
     Cpu *cpu
-    int64_t *at_ps             # of each CPU's next event
-    int32_t *win               # winner tree over them
+    uint64_t *tree             # of all CPUs' next events
     Lock *lock                 # of each zone: its CPUs' PCPs, then its own; then the program's
     Stat *zone_stats           # [zone][kind]
     Stat *pcp_stats

@@ -9,7 +9,7 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.math cimport log
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc, realloc
 from libc.string cimport memcpy, memset
 from .alloc cimport alloc_step, bulk_alloc_step
@@ -42,8 +42,11 @@ cdef enum:
     ENDLESS = 1                # s.trouble
     NO_MEMORY = 2
     STUCK = 3
+    CPU_BITS = 9
 
-cdef int64_t NEVER = INT64_MAX
+cdef enum:
+    NEVER = 0x3fffffffffffff   # ps; five hours
+
 
 include "step.pxi"
 include "machine_clock.pxi"
@@ -80,8 +83,8 @@ cdef void advance(Sim *s, int64_t until_ps, uint64_t budget) noexcept nogil:
     cdef int64_t at_ps
     while budget and not s.trouble:
         budget -= 1
-        cpu = s.win[1]
-        at_ps = s.at_ps[cpu]
+        cpu = <int>(s.tree[1] & ((1 << CPU_BITS) - 1))
+        at_ps = <int64_t>(s.tree[1] >> CPU_BITS)
         if s.awake == 0 and s.nr_free_sleepers == 0 or at_ps == NEVER:
             nothing_left(s)
             return
@@ -179,12 +182,7 @@ cdef class Simulation:
         cdef Sim *s = &self.s
         cdef Cpu *me
         cdef int cpu
-        cdef int k
-        for cpu in range(s.leaves):
-            s.at_ps[cpu] = NEVER
-            s.win[s.leaves + cpu] = cpu
-        for k in range(s.leaves - 1, 0, -1):
-            s.win[k] = s.win[2 * k]
+        memset(s.tree, 255, 2 * s.leaves * sizeof(uint64_t))
         s.awake = s.cpus
         for cpu in range(s.cpus):
             me = &s.cpu[cpu]

@@ -1,16 +1,22 @@
 # Virtual time: whose event is next, locks in the order of arrival, and where time goes. Included by machine.pyx.
 
 cdef inline void schedule(Sim *s, int cpu, int64_t at_ps) noexcept nogil:
-    """CPU's next event. The tree has at each node the CPU of its half whose event is first; ties go to the lower."""
-    cdef int32_t n = (cpu + s.leaves) >> 1
-    cdef int32_t a
-    cdef int32_t b
-    s.at_ps[cpu] = at_ps
-    while n:
-        a = s.win[2 * n]
-        b = s.win[2 * n + 1]
-        s.win[n] = b if s.at_ps[b] < s.at_ps[a] else a
+    """
+    CPU's next event. The root of the tree has the first of all; ties go to the lower CPU.
+
+    A node is the smaller of its two children; each is a time with the CPU in its low bits.
+    """
+    cdef uint64_t key = <uint64_t>at_ps << CPU_BITS | <uint64_t>cpu
+    cdef uint64_t other
+    cdef uint32_t n = <uint32_t>(s.leaves + cpu)
+    s.tree[n] = key
+    while n > 1:
+        other = s.tree[n ^ 1]
+        key = other if other < key else key
         n >>= 1
+        if s.tree[n] == key:
+            return
+        s.tree[n] = key
 
 cdef inline void spend(Sim *s, Cpu *cpu, int category) noexcept nogil:
     """From now on the CPU's time goes there."""

@@ -188,8 +188,7 @@ cdef bint allocate(Sim *s) noexcept:
     cdef int k
     cdef int nr_locks = s.nr_zones * (s.cpus + 1) + s.nr_user_locks
     s.cpu = <Cpu *>calloc(s.cpus, sizeof(Cpu))
-    s.at_ps = <int64_t *>calloc(s.leaves, sizeof(int64_t))
-    s.win = <int32_t *>calloc(2 * s.leaves, sizeof(int32_t))
+    s.tree = <uint64_t *>malloc(2 * s.leaves * sizeof(uint64_t))
     s.lock = <Lock *>calloc(nr_locks + 1, sizeof(Lock))
     s.zone_stats = <Stat *>calloc(1, stats_bytes(s))
     s.saved_stats = malloc(stats_bytes(s))
@@ -201,7 +200,7 @@ cdef bint allocate(Sim *s) noexcept:
     s.barrier = <int32_t *>calloc(s.nr_barriers + 1, sizeof(int32_t))
     s.free_sleeper = <int32_t *>calloc(s.cpus, sizeof(int32_t))
     if (
-        s.cpu is NULL or s.at_ps is NULL or s.win is NULL or s.lock is NULL or s.zone_stats is NULL
+        s.cpu is NULL or s.tree is NULL or s.lock is NULL or s.zone_stats is NULL
         or s.saved_stats is NULL or s.saved_spent is NULL or s.saved_counts is NULL or s.fetched is NULL
         or s.cpu_node is NULL or s.queue is NULL or s.barrier is NULL or s.free_sleeper is NULL
     ):
@@ -232,8 +231,7 @@ cdef void free_all(Sim *s) noexcept:
         if s.queue is not NULL:
             c_free(s.queue[k].entry)
     c_free(s.cpu)
-    c_free(s.at_ps)
-    c_free(s.win)
+    c_free(s.tree)
     c_free(s.lock)
     c_free(s.zone_stats)
     c_free(s.saved_stats)
