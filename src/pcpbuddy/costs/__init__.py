@@ -41,6 +41,7 @@ MEANINGS = {
     "descriptor_far_ns": "touching one that a CPU of another node touched last",
     "descriptor_memory_ns": "touching one that no cache has",
     "cache_descriptors": "how many descriptors stay in the cache of one CPU (a number)",
+    "shared_descriptors": "how many stay in the cache of one CPU and its share of the node's shared cache together (a number)",
     "alloc_ns": "fixed work of an allocation outside locks, a call",
     "free_ns": "fixed work of a free outside locks, a call",
     "page_ns": "further fixed work for each page: preparing it, checking it when it is freed",
@@ -100,6 +101,7 @@ class Costs:
     descriptor_far_ns: float
     descriptor_memory_ns: float
     cache_descriptors: float
+    shared_descriptors: float
     alloc_ns: float
     free_ns: float
     page_ns: float
