@@ -1,34 +1,38 @@
 """
 One load under several policies, side by side: the main job.
 
-Always in handle mode (docs/reference/replay.md, section 2), for ``mainline`` too, so that every policy sees
-the same requests.
+Without time it is always handle mode (docs/reference/replay.md, section 2), for ``mainline`` too, so that every policy
+sees the same requests. In virtual time it is a machine for each policy, number of CPUs and seed (sweeps.py).
 """
 
 import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from . import _core, metrics, recording
 from .config import Policy, parse_policies
+from .errors import ConfigError
 from .manifest import manifest
+from .sweeps import Sweep, sweep
 from .workload import is_workload_name, workload
 
-__all__ = ["DEFAULT_POLICIES", "SCHEMA", "Comparison", "Run", "compare"]
+__all__ = ["DEFAULT_POLICIES", "SCHEMA", "Comparison", "PolicyRun", "compare", "in_virtual_time"]
 
 SCHEMA = "pcpbuddy.compare/1"
 DEFAULT_POLICIES = ("mainline", "fixed")
 SLICE = 1 << 16  # requests between two calls of progress
 
 Progress = Callable[[str, int, int], None]
+Source = str | os.PathLike[str]
+Policies = str | Policy | Iterable[str | Policy]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Run:
+class PolicyRun:
     """
     One policy's share: its metrics, what its replay had to skip, and how long the loop took.
     """
@@ -52,7 +56,7 @@ class Comparison:
     nr_requests: int
     left_out: dict[str, int]
     manifest: dict[str, Any]
-    runs: list[Run]
+    runs: list[PolicyRun]
 
     def document(self) -> dict[str, Any]:
         """
@@ -82,25 +86,56 @@ class _Load:
     node: Callable[[Policy], Any]
 
 
+@overload
 def compare(
-    source: str | os.PathLike[str],
-    policies: str | Policy | Iterable[str | Policy] = DEFAULT_POLICIES,
+    source: Source, policies: Policies = DEFAULT_POLICIES, *, progress: Progress | None = None
+) -> Comparison: ...
+@overload
+def compare(
+    source: Source,
+    policies: Policies = DEFAULT_POLICIES,
     *,
     progress: Progress | None = None,
-) -> Comparison:
+    cpus: int | Iterable[int] | None,
+    **options: Any,
+) -> Sweep: ...
+def compare(
+    source: Source,
+    policies: Policies = DEFAULT_POLICIES,
+    *,
+    progress: Progress | None = None,
+    cpus: int | Iterable[int] | bool | None = False,
+    **options: Any,
+) -> Comparison | Sweep:
     """
-    Replay a recording or workload under several policies.
+    Run a recording or workload under several policies.
 
-    source: NAME or NAME.parquet of a recording, or a workload name such as ``shape/S1``.
+    source: NAME or NAME.parquet of a recording, or a workload name such as ``shape/S1`` or ``exit/storm``.
     policies: text as ``policy()`` takes it, comma-separated ("mainline,fixed+gate=never,mine.toml"), or a list of
         such texts and Policy values; the first is the one to compare with.
-    progress: called as progress(policy name, requests done, requests in all) between slices of a run.
+    progress: called as progress(what runs, done, in all): requests of a policy, or runs in virtual time.
+    cpus: how many virtual CPUs, one number or several; None: those of the recording, else 16. Given, all runs are in
+        virtual time, and further options are those of ``sweeps.sweep``: seeds=5, memory="64GiB", costs="laptop" ..
+        Not given, the requests are replayed without time; a workload of virtual CPUs always has time.
     Raises ConfigError, RecordingError or UsageError before anything runs.
     """
+    if cpus is not False or in_virtual_time(source):
+        return sweep(source, policies, cpus=None if cpus is False else cpus, progress=progress, **options)
+    if options:
+        raise ConfigError(f"{next(iter(options))}: only runs in virtual time have it; give cpus too")
     chosen = parse_policies(policies)
     load = _open(os.fspath(source))
     runs = [_run(load, which, progress) for which in chosen]
     return Comparison(load.name, load.words, len(load.requests), load.left_out, _manifest(load, chosen), runs)
+
+
+def in_virtual_time(source: Source) -> bool:
+    """
+    Whether a SOURCE is a workload of virtual CPUs, which has no meaning without time.
+    """
+    from .workload.load import is_load_name
+
+    return is_load_name(os.fspath(source))
 
 
 def _open(source: str) -> _Load:
@@ -138,7 +173,7 @@ def _open_recording(source: str) -> _Load:
     return _Load(recorded.name, words, recorded.requests, recorded.nr_handles, recorded.left_out, recorded.digest, node)
 
 
-def _run(load: _Load, which: Policy, progress: Progress | None) -> Run:
+def _run(load: _Load, which: Policy, progress: Progress | None) -> PolicyRun:
     """
     One policy over the whole load. The loop is compiled and holds no GIL; progress is told between slices.
     """
@@ -153,7 +188,7 @@ def _run(load: _Load, which: Policy, progress: Progress | None) -> Run:
         progress(which.name, total, total)
     result = replay.result()
     skipped = {name: int(result[name]) for name in sorted(result) if name.startswith("frees_") and result[name]}
-    return Run(which, metrics.collect(node, result), skipped, int(result["elapsed_ns"]))
+    return PolicyRun(which, metrics.collect(node, result), skipped, int(result["elapsed_ns"]))
 
 
 def _manifest(load: _Load, chosen: list[Policy]) -> dict[str, Any]:

@@ -5,14 +5,15 @@ The machine is the compiled core's (_core/machine.pyx); here are its configurati
 can be stopped, and what becomes of the figures.
 """
 
-import dataclasses
+import itertools
+import os
 import shlex
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core, metrics
-from .config import Policy
+from .config import PROFILES, Policy
 from .config import policy as parse_policy
 from .costs import Costs
 from .costs import costs as parse_costs
@@ -26,28 +27,27 @@ from .zone import Zone, parse_size
 if TYPE_CHECKING:
     from .workload.load import Load
 
-__all__ = ["Machine"]
+__all__ = ["MOST_NODES", "Machine", "find_load"]
 
 ZONES = ("DMA", "DMA32", "Normal", "Movable")
-NORMAL = ZONES.index("Normal")
+MOST_NODES = 8
 CHUNK_PAGES = 1024  # of order 10: the border between two nodes never lies within one
-EVENTS_PER_SLICE = 1 << 18
+TICK = "1s"
 SAMPLES = 256  # of a run whose length is known, unless another distance is asked for
 SAMPLE_NS = 1_000_000  # the distance where it is not
-FOREVER_NS = 3_600_000_000_000
+EVENTS_PER_SLICE = 1 << 18
 
 Progress = Callable[[str, int, int], None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """
-    Where a zone lies.
+    Where a zone lies. kind: 0 DMA to 3 Movable.
     """
 
     name: str
     node: int
-    index: int
+    kind: int
     start_pfn: int
     pages: int
     cma_pages: int
@@ -61,14 +61,13 @@ class Machine:
         cpus: 1 to 512 virtual CPUs.
         memory: memory of all nodes, such as "256GiB"; None: what the workload is made for.
         policy: a ``Policy``, or text as ``pcpbuddy.policy()`` takes it.
-        nodes: NUMA nodes; CPUs and memory are divided equally, neighbours together.
+        nodes: 1 to 8 NUMA nodes, which share CPUs and memory equally, neighbours together.
         cma: size of a CMA area at the end of node 0's zone Normal; None: what the workload asks for.
         zones: sizes of further zones, such as {"DMA32": "2GiB"}: DMA and DMA32 lie below zone Normal of node 0, Movable
             at the end of every node.
-        costs: a ``Costs``, or text as ``pcpbuddy.costs()`` takes it, such as "server-2s".
-        seed: of everything that is drawn by chance, in the workload and in the machine.
-        tick: distance of a CPU's vmstat ticks; 0: none.
-        interrupts: mean distance of interrupts on each CPU; 0: none; None: as the workload has them.
+        costs: a ``Costs``, or text as ``pcpbuddy.costs.costs()`` takes it, such as "server-2s".
+        seed: of everything that is drawn by chance.
+        tick: distance of a CPU's vmstat ticks; 0: none. A recording has its own.
 
     Raises:
         ConfigError: a number, size, policy or cost model that cannot be.
@@ -85,22 +84,20 @@ class Machine:
         zones: Mapping[str, str | int] | None = None,
         costs: str | Costs = "default",
         seed: int = 0,
-        tick: str | float = "1s",
-        interrupts: str | float | None = None,
+        tick: str | float = TICK,
     ) -> None:
         self.cpus = _number("cpus", cpus, 1, MAX_CPUS)
-        self.nodes = _number("nodes", nodes, 1, self.cpus)
+        self.nodes = _number("nodes", nodes, 1, min(self.cpus, MOST_NODES))
         self.seed = _number("seed", seed, 0, (1 << 63) - 1)
         self.memory_bytes = None if memory is None else _size("memory", memory)
         self.cma_bytes = None if cma is None else _size("cma", cma)
         self.zones = {name: _size(f"zones.{name}", size) for name, size in (zones or {}).items()}
         for name in self.zones:
             if name not in ZONES or name == "Normal":
-                raise ConfigError(f"zones.{name}: expected DMA, DMA32 or Movable; Normal gets what they leave")
+                raise ConfigError(f"zones.{name}: expected DMA, DMA32 or Movable; zone Normal gets what they leave")
         self.policy = parse_policy(policy)
         self.costs = parse_costs(costs)
         self.tick_ns = parse_ns(tick, "tick")
-        self.interrupts_ns = None if interrupts is None else parse_ns(interrupts, "interrupts")
         if self.memory_bytes is not None:
             self._places(self.memory_bytes, self.cma_bytes or 0)
 
@@ -111,7 +108,7 @@ class Machine:
 
     def run(
         self,
-        workload: "str | Load",
+        workload: "str | os.PathLike[str] | Load",
         *,
         duration: str | float | None = None,
         sample: str | float | None = None,
@@ -121,86 +118,113 @@ class Machine:
         """
         Carry out a workload, and measure.
 
-        workload: a name such as "exit/storm", a recording, or a ``Load``. duration: virtual time to run for (default:
-        what the workload is made for). sample: distance of the samples of memory (default: 256 in all, or 1 ms).
-        parameters: of the workload. progress: called as progress(policy name, virtual ns done, ns in all) now and then;
-        0 in all: nobody knows.
+        workload: a name such as "exit/storm", a recording (in closed loop), or a ``Load``. duration: virtual time to
+        measure (default: what the workload is made for). sample: distance of the samples of memory (default: 256 in
+        all, or 1 ms). parameters: of the workload. progress: called as progress(policy name, virtual ns measured, ns in
+        all) now and then; 0 in all: nobody knows.
 
-        Stopped by KeyboardInterrupt, it returns what was measured until then, marked partial.
-        Raises ConfigError before anything runs.
+        Stopped by KeyboardInterrupt, it returns what was measured until then, marked partial. A run in which every CPU
+        waits for another one ends there, and ``stuck`` says who waits for what.
+        Raises ConfigError or RecordingError before anything runs.
         """
-        load = self._load(workload, parameters)
+        load = find_load(workload, self.cpus, self.memory_bytes, self.nodes, parameters)
+        self._refuse(load, parameters if isinstance(workload, str | os.PathLike) else {})
         asked = load.duration_ns if duration is None else parse_ns(duration, "duration")
         duration_ns = None if asked is None else round(asked)
-        distance_ns = _sample_ns(sample, duration_ns)
-        memory_bytes = self.memory_bytes if self.memory_bytes is not None else load.memory_bytes
-        places = self._places(memory_bytes, self._cma(load, memory_bytes))
-        zones = self._zones(places)
-        simulation = self._simulation(load, places, zones, distance_ns)
+        sample_ns = _sample_ns(sample, duration_ns, load)
+        places, zones = self._recorded(load) if load.stream is not None else self._fresh(load)
+        tick_ns = 0 if load.stream is not None else self.tick_ns
+        simulation = self._simulation(load, places, zones, tick_ns, sample_ns)
         began = time.perf_counter_ns()
-        partial = not _to_the_end(simulation, duration_ns, self.policy.name, progress)
+        partial = not _to_the_end(simulation, duration_ns, _measures(load), self.policy.name, progress)
+        simulation.stop()
         elapsed_ns = time.perf_counter_ns() - began
-        config = {
-            "cpus": self.cpus,
-            "memory": size_text(memory_bytes),
-            "nodes": self.nodes,
-            "zones": {name: size_text(size) for name, size in self.zones.items()},
-            "cma": size_text(sum(place.cma_pages for place in places) * PAGE_SIZE),
-            "tick_ns": self.tick_ns,
-            "interrupts_ns": self._interrupts(load),
-            "duration_ns": duration_ns,
-            "sample_ns": distance_ns,
-        }
         named = dict(zip(_zone_names(places, self.nodes), zones, strict=True))
         facts = manifest(
             [self.policy],
             mode="machine",
-            command=self._command(load, parameters, duration_ns),
+            command=self._command(load, parameters, duration_ns, sample),
             workload={
                 "name": load.name,
                 "meaning": load.meaning,
                 "source": load.source,
                 "unit": load.unit,
                 "parameters": dict(load.parameters),
+                "left_out": dict(load.stream.left_out) if load.stream is not None else {},
             },
-            config=config,
+            config={
+                "cpus": self.cpus,
+                "nodes": self.nodes,
+                "memory": size_text(sum(place.pages for place in places) * PAGE_SIZE),
+                "cma": size_text(sum(place.cma_pages for place in places) * PAGE_SIZE),
+                "tick_ns": tick_ns,
+                "duration_ns": duration_ns,
+                "sample_ns": sample_ns,
+            },
             costs=self.costs.document(),
             seed=self.seed,
             partial=partial,
-            zones=[_facts(name, place) for name, place in zip(named, places, strict=True)],
+            stuck=_stuck(simulation.trouble),
+            zones=[{"name": name, **_facts(place, named[name])} for name, place in zip(named, places, strict=True)],
         )
         by_cpu = [metrics.of_cpu(zones, cpu) for cpu in range(self.cpus)]
         return measured(simulation.result(), metrics.of_zones(named), by_cpu, facts, elapsed_ns)
 
-    def _load(self, workload: "str | Load", parameters: Mapping[str, Any]) -> "Load":
-        from .workload.load import Load, load
+    def _refuse(self, load: "Load", parameters: Mapping[str, Any]) -> None:
+        """
+        What does not go together.
+        """
+        if load.cpus != self.cpus:
+            raise ConfigError(f"cpus={self.cpus}: {load.name} is for {load.cpus} CPUs; expected {load.cpus}")
+        if load.stream is None:
+            return
+        given = {"memory": self.memory_bytes is not None, "nodes": self.nodes > 1, "zones": self.zones}
+        for key, is_given in {**given, "cma": self.cma_bytes is not None}.items():
+            if is_given:
+                raise ConfigError(f"{key}: a recording brings its own zones and pages; leave it out")
 
-        if isinstance(workload, Load):
-            if parameters:
-                raise ConfigError(f"{next(iter(parameters))}: a Load has its parameters already")
-            return workload
-        return load(workload, self.cpus, self.memory_bytes, nodes=self.nodes, **parameters)
-
-    def _cma(self, load: "Load", memory_bytes: int) -> int:
-        if self.cma_bytes is not None:
-            return self.cma_bytes
+    def _fresh(self, load: "Load") -> tuple[list[_Place], list[_core.Zone]]:
+        """
+        Fresh zones. Alone, a zone sizes itself; else watermarks and PCPs depend on the other zones and on local CPUs.
+        """
+        memory_bytes = load.memory_bytes if self.memory_bytes is None else self.memory_bytes
         block_bytes = PAGEBLOCK_PAGES * PAGE_SIZE
-        return int(load.cma * memory_bytes) // block_bytes * block_bytes
+        cma_bytes = int(load.cma * memory_bytes) // block_bytes * block_bytes
+        places = self._places(memory_bytes, cma_bytes if self.cma_bytes is None else self.cma_bytes)
+        lowmem = sum(place.pages for place in places if place.name != "Movable")
+        populated = sum(place.name != "Movable" for place in places)
+        kbytes = max(_core.min_free_kbytes(lowmem * 4), 4 * min(PAGEBLOCK_PAGES * populated * 11, lowmem * 5 // 100))
+        zones: list[_core.Zone] = []
+        for place in places:
+            sizing: dict[str, Any] = {}
+            if len(places) > 1:
+                mark = _watermarks(place, lowmem, kbytes)
+                batch, low, high = _core.pcp_sizing(place.pages, self._cpu_node().count(place.node), mark[1])
+                sizing = {"watermark": mark, "batch": batch, "high_min": low, "high_max": high}
+            zones.append(
+                Zone(
+                    place.pages,
+                    cpus=self.cpus,
+                    policy=self.policy,
+                    cma_pages=place.cma_pages,
+                    start_pfn=place.start_pfn,
+                    zone_index=place.kind,
+                    name=place.name,
+                    **sizing,
+                )
+            )
+        return places, zones
 
     def _places(self, memory_bytes: int, cma_bytes: int) -> list[_Place]:
         """
         Where each zone lies, in ascending order. Raises ConfigError for a zone that is too small.
         """
-        places, start = [], 0
-        pages = memory_bytes // PAGE_SIZE
+        places: list[_Place] = []
+        start, pages = 0, memory_bytes // PAGE_SIZE
         for node in range(self.nodes):
-            share = pages // self.nodes // CHUNK_PAGES * CHUNK_PAGES if node < self.nodes - 1 else pages - start
-            sizes = {
-                name: size // PAGE_SIZE
-                for name, size in sorted(self.zones.items(), key=lambda item: ZONES.index(item[0]))
-                if node == 0 or name == "Movable"
-            }
-            sizes["Normal"] = share - sum(sizes.values())
+            of_node = pages // self.nodes // CHUNK_PAGES * CHUNK_PAGES if node < self.nodes - 1 else pages - start
+            sizes = {name: size // PAGE_SIZE for name, size in self.zones.items() if node == 0 or name == "Movable"}
+            sizes["Normal"] = of_node - sum(sizes.values())
             for name in sorted(sizes, key=ZONES.index):
                 cma_pages = cma_bytes // PAGE_SIZE if node == 0 and name == "Normal" else 0
                 places.append(_Place(name, node, ZONES.index(name), start, sizes[name], cma_pages))
@@ -210,58 +234,47 @@ class Machine:
 
     def _check(self, place: _Place, memory_bytes: int) -> None:
         where = f"zone {place.name} of node {place.node}" if self.nodes > 1 else f"zone {place.name}"
-        key = f"memory={size_text(memory_bytes)}" if place.name == "Normal" else f"zones.{place.name}"
         if place.pages < PAGEBLOCK_PAGES:
-            left = f"{max(place.pages, 0) * PAGE_SIZE >> 10} KiB"
-            raise ConfigError(f"{key}: {where} would have {left}; expected at least one pageblock, 2MiB, in each zone")
+            key = "memory" if place.name == "Normal" else f"zones.{place.name}"
+            size = size_text(memory_bytes if place.name == "Normal" else place.pages * PAGE_SIZE)
+            left = size_text(max(place.pages, 0) * PAGE_SIZE)
+            raise ConfigError(f"{key}={size}: {where} would have {left}; expected at least one pageblock, 2MiB")
         if place.cma_pages > place.pages or place.cma_pages % PAGEBLOCK_PAGES:
             most = size_text(place.pages // PAGEBLOCK_PAGES * PAGEBLOCK_PAGES * PAGE_SIZE)
             cma = size_text(place.cma_pages * PAGE_SIZE)
             raise ConfigError(f"cma={cma}: expected whole pageblocks, a multiple of 2MiB, up to the {most} of {where}")
 
-    def _zones(self, places: list[_Place]) -> list[Zone]:
+    def _recorded(self, load: "Load") -> tuple[list[_Place], list[_core.Zone]]:
         """
-        Fresh zones. Alone, a zone sizes itself; else watermarks and PCPs depend on the other zones and on local CPUs.
+        The zones of a recording, in their recorded state.
         """
-        lowmem = sum(place.pages for place in places if place.name != "Movable")
-        populated = sum(place.name != "Movable" for place in places)
-        kbytes = max(_core.min_free_kbytes(lowmem * 4), 4 * min(PAGEBLOCK_PAGES * populated * 11, lowmem * 5 // 100))
-        zones = []
-        for place in places:
-            sizing: dict[str, Any] = {}
-            if len(places) > 1:
-                mark = _watermarks(place, lowmem, kbytes)
-                local = sum(node == place.node for node in self._cpu_node())
-                batch, low, high = _core.pcp_sizing(place.pages, local, mark[1])
-                sizing = {"watermark": mark, "batch": batch, "high_min": low, "high_max": high}
-            zones.append(
-                Zone(
-                    place.pages,
-                    cpus=self.cpus,
-                    policy=self.policy,
-                    cma_pages=place.cma_pages,
-                    start_pfn=place.start_pfn,
-                    zone_index=place.index,
-                    name=place.name,
-                    **sizing,
-                )
-            )
-        return zones
+        from . import recording
+
+        assert load.stream is not None
+        state = load.stream.state
+        adapted = [recording.adapt(zone, self.policy) for zone in state["zones"]]
+        zones = _core.Node.from_state({**state, "zones": adapted}, self.policy).zones
+        places = [
+            _Place(zone.name, 0, zone.zone_index, zone.start_pfn, zone.pages, zone.summary()["cma"]) for zone in zones
+        ]
+        return places, list(zones)
 
     def _cpu_node(self) -> list[int]:
         return [cpu * self.nodes // self.cpus for cpu in range(self.cpus)]
 
-    def _simulation(self, load: "Load", places: list[_Place], zones: list[Zone], sample_ns: int) -> Any:
+    def _simulation(
+        self, load: "Load", places: Sequence[_Place], zones: Sequence[_core.Zone], tick_ns: int, sample_ns: int
+    ) -> Any:
         """
         The compiled machine with everything in it, at time 0.
         """
-        from ._core import machine
+        from ._core import core, machine
 
         return machine.Simulation(
             zones,
-            [zone.address for zone in zones],
+            [core.address_of(zone) for zone in zones],
             [place.node for place in places],
-            [place.index for place in places],
+            [place.kind for place in places],
             self._cpu_node(),
             self.costs.numbers(),
             load.programs,
@@ -270,21 +283,20 @@ class Machine:
             nr_barriers=load.nr_barriers,
             nr_locks=load.nr_locks,
             irq_program=load.irq_program,
-            irq_every_ns=self._interrupts(load),
-            stream=None,
-            tick_ns=self.tick_ns,
+            irq_every_ns=load.irq_every_ns,
+            stream=_stream(load),
+            tick_ns=tick_ns,
             sample_ns=sample_ns,
             seed=self.seed,
         )
 
-    def _interrupts(self, load: "Load") -> float:
-        return load.irq_every_ns if self.interrupts_ns is None else self.interrupts_ns
-
-    def _command(self, load: "Load", parameters: Mapping[str, Any], duration_ns: int | None) -> str:
+    def _command(
+        self, load: "Load", parameters: Mapping[str, Any], duration_ns: int | None, sample: str | float | None
+    ) -> str:
         """
         The command line that does the same, without options that say what is the default anyway.
         """
-        words = ["pcpbuddy", "run", load.name, "--cpus", str(self.cpus), "--policy", self.policy.name]
+        words = ["pcpbuddy", "run", load.name, "--cpus", str(self.cpus), "--policy", _policy_text(self.policy)]
         if self.memory_bytes is not None:
             words += ["--memory", size_text(self.memory_bytes)]
         if self.nodes != 1:
@@ -294,39 +306,120 @@ class Machine:
         if self.cma_bytes is not None:
             words += ["--cma", size_text(self.cma_bytes)]
         words += ["--costs", self.costs.name, "--seed", str(self.seed)]
-        if self.tick_ns != FOREVER_NS // 3600:
+        if self.tick_ns != parse_ns(TICK, "tick"):
             words += ["--tick", f"{self.tick_ns}ns"]
-        if self.interrupts_ns is not None:
-            words += ["--interrupts", f"{self.interrupts_ns}ns"]
         if duration_ns is not None and duration_ns != load.duration_ns:
             words += ["--duration", f"{duration_ns}ns"]
+        if sample is not None:
+            words += ["--sample", sample if isinstance(sample, str) else f"{sample}ns"]
         for name, value in parameters.items():
             words += ["--set", f"{name}={value}"]
         return shlex.join(words)
 
 
-def _to_the_end(simulation: Any, duration_ns: int | None, name: str, progress: Progress | None) -> bool:
+def find_load(
+    workload: "str | os.PathLike[str] | Load",
+    cpus: int,
+    memory_bytes: int | None = None,
+    nodes: int = 1,
+    parameters: Mapping[str, Any] | None = None,
+) -> "Load":
+    """
+    A workload for a number of CPUs, by name; or a recording in closed loop, which is for its own number of CPUs.
+
+    Raises ConfigError or RecordingError for one that does not exist.
+    """
+    from .workload import is_workload_name
+    from .workload.load import Load, is_load_name, load
+
+    given = dict(parameters or {})
+    if isinstance(workload, Load):
+        if given:
+            raise ConfigError(f"parameter {next(iter(given))!r}: a Load has its parameters already")
+        return workload
+    name = os.fspath(workload)
+    if is_load_name(name):
+        return load(name, cpus, memory_bytes, nodes=nodes, **given)
+    if is_workload_name(name):
+        raise ConfigError(f"{name} is a fixed sequence of requests without time: `pcpbuddy compare {name}` runs it")
+    from .workload.recorded import recording_load
+
+    for key in given:
+        if key != "gaps":
+            raise ConfigError(f"a recording has no parameter {key!r}; it has: gaps")
+    return recording_load(name, **given)
+
+
+def _stream(load: "Load") -> dict[str, Any] | None:
+    """
+    A recording's requests as the compiled machine takes them.
+    """
+    if load.stream is None:
+        return None
+    return {name: getattr(load.stream, name) for name in ("requests", "think_ps", "first", "handles")}
+
+
+def _measures(load: "Load") -> bool:
+    """
+    Whether measuring begins when a program says so, and not at time 0.
+    """
+    from .workload.program import MEASURE
+
+    return any(bool((program["op"] == MEASURE).any()) for program in load.programs)
+
+
+def _to_the_end(simulation: Any, duration_ns: int | None, measures: bool, name: str, progress: Progress | None) -> bool:
     """
     Run the machine in slices that hold no GIL. False: stopped by the user.
+
+    Until measuring has begun, nobody knows when it will end; but the end is no nearer than a whole duration.
     """
-    until_ps = (FOREVER_NS if duration_ns is None else duration_ns) * 1000
+    start_ns = None if measures else 0.0
+    total = duration_ns or 0
     try:
-        done = False
-        while not done:
-            if progress is not None:
-                progress(name, simulation.now_ps // 1000, duration_ns or 0)
-            done = simulation.run(until_ps, EVENTS_PER_SLICE)
+        over = False
+        while not over:
+            since = simulation.now_ns if start_ns is None else start_ns
+            until_ns = -1.0 if duration_ns is None else since + duration_ns
+            while not simulation.run(until_ns, EVENTS_PER_SLICE):
+                if progress is not None:
+                    progress(name, 0 if start_ns is None else int(simulation.now_ns - start_ns), total)
+            if start_ns is None and simulation.trouble is None and 0 <= until_ns <= simulation.now_ns:
+                start_ns = simulation.result()["start_ps"] / 1000 or None
+            else:
+                over = True
         if progress is not None:
-            progress(name, duration_ns or 0, duration_ns or 0)
+            progress(name, total, total)
     except KeyboardInterrupt:
         return False
     return True
 
 
-def _sample_ns(sample: str | float | None, duration_ns: int | None) -> int:
+def _sample_ns(sample: str | float | None, duration_ns: int | None, load: "Load") -> int:
     if sample is not None:
         return parse_ns(sample, "sample")
+    if duration_ns is None and load.stream is not None:
+        # A recording takes about as long as it took: the recorded time of the CPU that was seen longest.
+        sums = [int(load.stream.think_ps[a:b].sum()) for a, b in itertools.pairwise(load.stream.first.tolist())]
+        duration_ns = max(sums, default=0) // 1000
     return SAMPLE_NS if duration_ns is None else max(duration_ns // SAMPLES, 1)
+
+
+def _stuck(trouble: Any) -> list[dict[str, Any]]:
+    """
+    Who waits for what, where every CPU waits. Raises MemoryError, and ConfigError for a program that takes no time.
+    """
+    if trouble is None:
+        return []
+    what, which = trouble
+    if what == "memory":
+        raise MemoryError("the machine's queues, samples or log")
+    if what == "endless":
+        raise ConfigError(f"the program of CPU {which} goes round without ever taking time")
+    return [
+        {"cpu": cpu, "context": context, "waits_for": thing, "number": number, "holder": None if holder < 0 else holder}
+        for cpu, context, thing, number, holder in which
+    ]
 
 
 def _watermarks(place: _Place, lowmem: int, kbytes: int) -> tuple[int, int, int, int]:
@@ -340,15 +433,37 @@ def _watermarks(place: _Place, lowmem: int, kbytes: int) -> tuple[int, int, int,
     return (least, least + delta, least + 2 * delta, least + 3 * delta)
 
 
-def _zone_names(places: list[_Place], nodes: int) -> list[str]:
+def _zone_names(places: Sequence[_Place], nodes: int) -> list[str]:
     """
     Names of the zones in metrics: with several nodes the node stands before the zone.
     """
     return [f"node{place.node}.{place.name}" if nodes > 1 else place.name for place in places]
 
 
-def _facts(name: str, place: _Place) -> dict[str, Any]:
-    return {"name": name, "node": place.node, "pages": place.pages, "cma_pages": place.cma_pages}
+def _facts(place: _Place, zone: _core.Zone) -> dict[str, Any]:
+    """
+    What a zone was like: where it lies, and how it and its PCPs were sized at the end.
+    """
+    summary = zone.summary()
+    pcp = summary["pcp"][0]
+    return {
+        "node": place.node,
+        "pages": place.pages,
+        "cma_pages": place.cma_pages,
+        "watermark": list(summary["watermark"]),
+        "batch": pcp["batch"],
+        "high_min": pcp["high_min"],
+        "high_max": pcp["high_max"],
+    }
+
+
+def _policy_text(which: Policy) -> str:
+    """
+    The policy as an option takes it: of one from a file, the changes against fixed.
+    """
+    base = which.name.split("+")[0]
+    switches: dict[str, Any] = which.switches()
+    return which.name if base in PROFILES else Policy(**switches).name
 
 
 def _number(key: str, value: object, least: int, most: int) -> int:

@@ -7,7 +7,7 @@ import re
 
 from .errors import ConfigError
 
-__all__ = ["count_text", "ns_text", "parse_ns", "share_text", "size_text"]
+__all__ = ["count_text", "ns_text", "parse_ns", "share_text", "size_text", "size_words"]
 
 _NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 LONGEST_NS = 3_600_000_000_000
@@ -72,7 +72,7 @@ def share_text(share: float) -> str:
 
 def size_text(size_bytes: int) -> str:
     """
-    A size with the largest unit that divides it: "256GiB", "2MiB", "4100KiB".
+    A size with the largest unit that divides it, so exactly: "256GiB", "2MiB", "4100KiB".
     """
     for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size_bytes and size_bytes % factor == 0:
@@ -80,10 +80,20 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes}B"
 
 
+def size_words(size_bytes: int) -> str:
+    """
+    A size with three digits: "256GiB", "1.99GiB", "512MiB".
+    """
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size_bytes >= factor:
+            whole = size_bytes % factor == 0
+            return f"{size_bytes // factor if whole else _digits(size_bytes / factor)}{unit}"
+    return size_text(size_bytes)
+
+
 def _digits(value: float) -> str:
     """
     Three digits, or as many as there are before the point.
     """
     before = 1 if abs(value) < 1 else int(math.log10(abs(value))) + 1
-    text = f"{value:.{max(3 - before, 0)}f}"
-    return text
+    return f"{value:.{max(3 - before, 0)}f}"

@@ -15,7 +15,8 @@ def progress(nr_runs: int | None, unit: str, *, quiet: bool) -> Iterator[Callabl
     """
     Gives a function to call as f(name of the run, done, total) while runs go on.
 
-    nr_runs: how many there will be, None if nobody knows. unit: what is counted, in the plural.
+    nr_runs: how many there will be, None if nobody knows. unit: what is counted, in the plural. A total of 0: nobody
+    knows how many of them there will be.
     """
     if quiet:
         yield None
@@ -29,7 +30,7 @@ def progress(nr_runs: int | None, unit: str, *, quiet: bool) -> Iterator[Callabl
 
             def advance(name: str, done: int, total: int) -> None:
                 if name not in tasks:
-                    tasks[name] = bar.add_task(name, total=total)
+                    tasks[name] = bar.add_task(name, total=total or None)
                 bar.update(tasks[name], completed=done)
 
             yield advance
@@ -40,6 +41,7 @@ def progress(nr_runs: int | None, unit: str, *, quiet: bool) -> Iterator[Callabl
             if name not in begun:
                 begun.add(name)
                 which = f" ({len(begun)} of {nr_runs})" if nr_runs is not None else ""
-                print(f"{name}{which}: {total} {unit} ...", file=sys.stderr)
+                many = f": {total} {unit}" if total else ""
+                print(f"{name}{which}{many} ...", file=sys.stderr)
 
         yield announce

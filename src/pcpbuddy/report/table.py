@@ -5,7 +5,7 @@ A comparison as a plain ASCII table, fit for a mail to a kernel list: 100 column
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from ..comparison import Comparison, Run
+from ..comparison import Comparison, PolicyRun
 from ..names import MIGRATETYPE_NAMES
 
 __all__ = ["table"]
@@ -168,7 +168,7 @@ def table(comparison: Comparison, *, everything: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _header(runs: Sequence[Run]) -> list[str]:
+def _header(runs: Sequence[PolicyRun]) -> list[str]:
     """
     Names over the columns. One too long for its column is a number there, and stands in full above.
     """

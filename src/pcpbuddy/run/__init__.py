@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..metrics import Metrics
+from ..names import PAGE_SIZE
 from ..quantities import ns_text, share_text
 from . import files, timing
 from .files import SCHEMA
@@ -74,6 +75,20 @@ class Run:
         return [str(zone["name"]) for zone in self.manifest["zones"]]
 
     @property
+    def memory_bytes(self) -> int:
+        """
+        Memory of all zones.
+        """
+        return sum(int(zone["pages"]) for zone in self.manifest["zones"]) * PAGE_SIZE
+
+    @property
+    def stuck(self) -> list[dict[str, Any]]:
+        """
+        Where every CPU came to wait for another one: who waits for what. Empty where that did not happen.
+        """
+        return list(self.manifest["stuck"])
+
+    @property
     def digest(self) -> str:
         """
         SHA-256 of what was asked for and what came out, whatever the program's version and the machine were.
@@ -82,8 +97,9 @@ class Run:
 
     def __repr__(self) -> str:
         waited, duration = self.metrics["zone_lock.wait_ns.share"], self.metrics["time.measured_ns"]
+        kind = "stuck Run" if self.stuck else "partial Run" if self.partial else "Run"
         return (
-            f"<{'partial ' if self.partial else ''}Run of {self.workload} on {self.metrics['time.cpus']} CPUs under "
+            f"<{kind} of {self.workload} on {self.metrics['time.cpus']} CPUs under "
             f"{self.policy}: {ns_text(duration)}, {share_text(waited)} of CPU time waiting for the zone lock>"
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..quantities import count_text, ns_text, share_text
+from ..quantities import count_text, ns_text, share_text, size_words
 from .limits import limits
 
 if TYPE_CHECKING:
@@ -58,11 +58,12 @@ def html(run: "Run") -> str:
     config = manifest["config"]
     facts = [
         f"{metrics['time.cpus']} CPUs" + (f" in {config['nodes']} nodes" if config["nodes"] > 1 else ""),
-        str(config["memory"]),
+        size_words(run.memory_bytes),
         f"{ns_text(metrics['time.measured_ns'])} of virtual time",
         f"seed {manifest['seed']}",
     ]
-    partial = ' <span class="partial">partial: stopped before its end</span>' if run.partial else ""
+    marks = {"partial: stopped before its end": run.partial, "stuck: every CPU waits for another one": run.stuck}
+    partial = "".join(f' <span class="partial">{mark}</span>' for mark, is_so in marks.items() if is_so)
     rates = [f"{count_text(metrics['allocs.per_s'])} allocations/s"]
     if metrics["work"]:
         rates.append(f"{count_text(metrics['work.per_s'])} {manifest['workload']['unit'] or 'units of work'}/s")
