@@ -1,0 +1,9 @@
+"""
+Claims about the zone lock: how often it is taken, for how long, and who waits (K-1 to K-14, K-20 to K-26).
+"""
+
+from .claim import Claim
+
+__all__ = ["CLAIMS"]
+
+CLAIMS: tuple[Claim, ...] = ()
