@@ -19,13 +19,16 @@ SOURCE = Path(__file__).parent.parent / "src" / "pcpbuddy"
 # A module may import from lower layers only. The model and the core share nothing above layer 0.
 LAYERS = [
     {"errors", "names"},
-    {"config", "requests"},
+    {"config", "requests", "quantities", "statistics"},
     {"model", "_core", "manifest"},
-    {"procfs", "recording", "workload"},
-    {"zone"},
+    {"procfs", "recording", "costs"},
+    {"zone", "workload"},
     {"metrics"},
+    {"run"},
+    {"machine"},
+    {"sweeps"},
     {"comparison"},
-    {"replay"},
+    {"replay", "claims"},
     {"report"},
     {"cli"},
 ]

@@ -1,8 +1,9 @@
 """
 The Linux page allocator as a package: zones, per-CPU lists, pageblock ownership.
 
-``Zone`` and ``Node`` run the allocator step by step, deterministically. ``compare`` runs
-recorded or generated loads under several policies. Names load when they are first used.
+``Zone`` and ``Node`` run the allocator step by step, deterministically. ``Machine`` runs it on up to 512 virtual CPUs
+in virtual time. ``compare`` runs recorded or generated loads under several policies. Names load when they are first
+used.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .comparison import compare
     from .config import PROFILES, Policy, policy
+    from .costs import Costs, costs
     from .errors import (
         BadFree,
         ConfigError,
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
         RecordingError,
         UsageError,
     )
+    from .machine import Machine
     from .names import CMA, HIGHATOMIC, ISOLATE, MOVABLE, RECLAIMABLE, UNMOVABLE
+    from .run import Run, load_run
     from .zone import Node, Zone
 
 __version__ = "0.1.0"
@@ -43,6 +47,9 @@ _WHERE = {
         "errors",
     ),
     "compare": "comparison",
+    **dict.fromkeys(("Costs", "costs"), "costs"),
+    "Machine": "machine",
+    **dict.fromkeys(("Run", "load_run"), "run"),
 }
 
 __all__ = [
@@ -56,15 +63,20 @@ __all__ = [
     "BadFree",
     "ConfigError",
     "Corruption",
+    "Costs",
     "CpuOffline",
+    "Machine",
     "Node",
     "OutOfPages",
     "PcpBuddyError",
     "Policy",
     "RecordingError",
+    "Run",
     "UsageError",
     "Zone",
     "compare",
+    "costs",
+    "load_run",
     "policy",
 ]
 

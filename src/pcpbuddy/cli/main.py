@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PcpBuddyError, RecordingError, UsageError
-from . import compare, doctor, explain, policies, replay
+from . import compare, doctor, explain, policies, replay, run
 
 __all__ = ["main", "parser"]
 
 EPILOG = """\
 examples:
   pcpbuddy compare shape/S1 --policy mainline,fixed     one workload under two policies
+  pcpbuddy run exit/storm --cpus 64 --policy fixed      a workload on 64 virtual CPUs, in virtual time
+  pcpbuddy compare exit/storm --cpus 4,64,256           the same under several policies and CPU counts
   pcpbuddy policies                                     what policies there are, and how to write one
   pcpbuddy replay recordings/tiny-4c                    a recording against the kernel that made it, page by page
   pcpbuddy COMMAND --help                               more about a command
@@ -42,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_parser(commands)
     policies.add_parser(commands)
     replay.add_parser(commands)
+    run.add_parser(commands)
     return top
 
 
