@@ -33,6 +33,7 @@ NAMES = {
     "blocks.mixed",
     *(f"frag.{index}_{order}" for index in ("index", "unusable") for order in range(1, 11)),
     *("pcp.parked_pages", "pcp.parked_pages_max", "owned.blocks", "owned.walk_len.p99", "owned.skipped"),
+    *("owned.walks", "owned.walked", "owned.scanned_pfns", "pcp.merge_visited", "drain.entries", "drain.pages"),
 }
 OF_THE_RUN = {"frees.unknown", "frees.double", "pcp.parked_pages_max"}
 

@@ -153,6 +153,12 @@ def _of_counters(c: Mapping[str, int]) -> Metrics:
         "cma.alloc_share": _share(c["cma_pages"], c["pages_allocated"]),
         "cma.movable_share": _share(c["movable_cma_pages"], c["movable_pages"]),
         "owned.skipped": c["skipped_blocks"],
+        "owned.walks": c["walks"],
+        "owned.walked": c["walked_blocks"],
+        "owned.scanned_pfns": c["scanned_pfns"],
+        "pcp.merge_visited": c["merge_visited"],
+        "drain.entries": c["drained_entries"],
+        "drain.pages": c["drained_pages"],
     }
 
 
