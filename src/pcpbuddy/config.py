@@ -283,6 +283,13 @@ PROFILES = {
             merge="never",
         ),
         Policy(name="own-no-merge", meaning="ownership, but buddies never merge in a PCP", merge="never"),
+        Policy(
+            name="tuned",
+            meaning="our own: handover, with what the laboratory showed to be better (decision 0006)",
+            remote="handover",
+            merge="never",
+            high_growth="pages",
+        ),
     )
 }
 
