@@ -167,9 +167,10 @@ class _Ledger:
 
     def follow(self, events: list[tuple[Any, ...]]) -> dict[int, Takes]:
         counted: dict[int, list[int]] = {}
-        for at, (name, _, pfn, order, *_) in enumerate(events):
-            if name not in ("recover", "zone_locked"):
+        for at, event in enumerate(events):
+            if event[0] not in ("recover", "zone_locked"):
                 continue
+            name, _, pfn, order = event[:4]
             type_ = self.type_of[(pfn - self.start_pfn) // PAGEBLOCK_PAGES]
             if name == "recover":
                 phase = 0
