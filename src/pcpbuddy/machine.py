@@ -34,6 +34,7 @@ MOST_NODES = 8
 CHUNK_PAGES = 1024  # of order 10: the border between two nodes never lies within one
 TICK = "1s"
 SAMPLES = 256  # of a run whose length is known, unless another distance is asked for
+MOST_HIGH = (1 << 30) - 1
 SAMPLE_NS = 1_000_000  # the distance where it is not
 EVENTS_PER_SLICE = 1 << 18
 
@@ -65,6 +66,8 @@ class Machine:
         cma: size of a CMA area at the end of node 0's zone Normal; None: what the workload asks for.
         zones: sizes of further zones, such as {"DMA32": "2GiB"}: DMA and DMA32 lie below zone Normal of node 0, Movable
             at the end of every node.
+        pcp: limits of the per-CPU lists that differ from B-12 and B-13: "batch", and "high", which is then fixed;
+            {"high": "min"}: at the least that auto-tuning would give, as before there was auto-tuning.
         costs: a ``Costs``, or text as ``pcpbuddy.costs.costs()`` takes it, such as "server-2s".
         seed: of everything that is drawn by chance.
         tick: distance of a CPU's vmstat ticks; 0: none. A recording has its own.
@@ -82,6 +85,7 @@ class Machine:
         nodes: int = 1,
         cma: str | int | None = None,
         zones: Mapping[str, str | int] | None = None,
+        pcp: Mapping[str, str | int] | None = None,
         costs: str | Costs = "default",
         seed: int = 0,
         tick: str | float = TICK,
@@ -95,6 +99,7 @@ class Machine:
         for name in self.zones:
             if name not in ZONES or name == "Normal":
                 raise ConfigError(f"zones.{name}: expected DMA, DMA32 or Movable; zone Normal gets what they leave")
+        self.pcp = _limits(pcp or {})
         self.policy = parse_policy(policy)
         self.costs = parse_costs(costs)
         self.tick_ns = parse_ns(tick, "tick")
@@ -157,6 +162,7 @@ class Machine:
                 "nodes": self.nodes,
                 "memory": size_text(sum(place.pages for place in places) * PAGE_SIZE),
                 "cma": size_text(sum(place.cma_pages for place in places) * PAGE_SIZE),
+                **({"pcp": self.pcp} if self.pcp else {}),
                 "tick_ns": tick_ns,
                 "duration_ns": duration_ns,
                 "sample_ns": sample_ns,
@@ -178,7 +184,7 @@ class Machine:
             raise ConfigError(f"cpus={self.cpus}: {load.name} is for {load.cpus} CPUs; expected {load.cpus}")
         if load.stream is None:
             return
-        given = {"memory": self.memory_bytes is not None, "nodes": self.nodes > 1, "zones": self.zones}
+        given = {"memory": self.memory_bytes is not None, "nodes": self.nodes > 1, "zones": self.zones, "pcp": self.pcp}
         for key, is_given in {**given, "cma": self.cma_bytes is not None}.items():
             if is_given:
                 raise ConfigError(f"{key}: a recording brings its own zones and pages; leave it out")
@@ -197,9 +203,13 @@ class Machine:
         zones: list[_core.Zone] = []
         for place in places:
             sizing: dict[str, Any] = {}
-            if len(places) > 1:
+            if len(places) > 1 or self.pcp:
                 mark = _watermarks(place, lowmem, kbytes)
                 batch, low, high = _core.pcp_sizing(place.pages, self._cpu_node().count(place.node), mark[1])
+                if self.pcp:
+                    batch = int(self.pcp.get("batch", batch))
+                    fixed = self.pcp.get("high")
+                    low, high = (low, high) if fixed is None else (low, low) if fixed == "min" else (fixed, fixed)
                 sizing = {"watermark": mark, "batch": batch, "high_min": low, "high_max": high}
             zones.append(
                 Zone(
@@ -305,6 +315,8 @@ class Machine:
             words += ["--zones", ",".join(f"{name}={size_text(size)}" for name, size in self.zones.items())]
         if self.cma_bytes is not None:
             words += ["--cma", size_text(self.cma_bytes)]
+        if self.pcp:
+            words += ["--pcp", ",".join(f"{name}={value}" for name, value in self.pcp.items())]
         words += ["--costs", self.costs.name, "--seed", str(self.seed)]
         if self.tick_ns != parse_ns(TICK, "tick"):
             words += ["--tick", f"{self.tick_ns}ns"]
@@ -464,6 +476,22 @@ def _policy_text(which: Policy) -> str:
     base = which.name.split("+")[0]
     switches: dict[str, Any] = which.switches()
     return which.name if base in PROFILES else Policy(**switches).name
+
+
+def _limits(pcp: Mapping[str, Any]) -> dict[str, str | int]:
+    """
+    Limits of PCPs, checked. Raises ConfigError.
+    """
+    limits: dict[str, str | int] = {}
+    for name, value in pcp.items():
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if name == "high" and number == "min":
+            limits[name] = "min"
+        elif name in ("batch", "high"):
+            limits[name] = _number(f"pcp.{name}", number, 1, MOST_HIGH)
+        else:
+            raise ConfigError(f"pcp.{name}: expected batch or high")
+    return limits
 
 
 def _number(key: str, value: object, least: int, most: int) -> int:

@@ -18,6 +18,10 @@ KEYS = {
     "nodes": ("N", "NUMA nodes, which share CPUs and memory equally (default: 1)"),
     "zones": ("Z=SIZE,...", "further zones: DMA and DMA32 below node 0, Movable at the end of each node"),
     "cma": ("SIZE", "a CMA area (default: what the workload asks for)"),
+    "pcp": (
+        "batch=N,high=N",
+        "limits of the per-CPU lists; high=min: no auto-tuning (default: as the kernel sizes them)",
+    ),
     "costs": ("PROFILE", "cost model: a shipped profile, a TOML file, changes such as server-2s+line_far_ns=200"),
     "tick": ("TIME", "distance of a CPU's vmstat ticks; 0: none (default: 1s)"),
     "interrupts": ("TIME", "mean distance of interrupts on a CPU; 0: none (default: as the workload has them)"),
@@ -62,7 +66,7 @@ def read_config(path: str, keys: Iterable[str]) -> dict[str, Any]:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ConfigError(f"{path}: unknown key {key!r}{hint}; keys are: {', '.join(known)}")
-        if key in ("set", "zones"):
+        if key in ("set", "zones", "pcp"):
             if not isinstance(value, dict):
                 raise ConfigError(f"{path}: {key}={value!r}: expected a table, [{key}], with one line for each")
         elif isinstance(value, dict | list):
@@ -84,8 +88,8 @@ def collect(args: argparse.Namespace, keys: Iterable[str], config: Mapping[str, 
         elif value is None:
             if key in config:
                 given[key] = config[key]
-        elif key == "zones":
-            given[key] = _pairs("--zones", value.split(","), str)
+        elif key in ("zones", "pcp"):
+            given[key] = _pairs(f"--{key}", value.split(","), str)
         else:
             given[key] = whole(value) if key in WHOLE else value
     return given
