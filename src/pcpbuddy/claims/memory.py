@@ -192,8 +192,8 @@ def _k28(s: Settings) -> Finding:
         figure=(
             f"After memory was allocated {times} times over in mixed types, "
             f"{percent(interval(churned('fixed', _had)))} of the possible 2 MiB pages can be had under fixed, "
-            f"{percent(interval(churned('mainline', _had)))} under mainline ({points(changes[decisive])}); the unusable "
-            f"index of order 9 changes by {signed(unusable, 1)} of 1000."
+            f"{percent(interval(churned('mainline', _had)))} under mainline ({points(changes[decisive])}); the "
+            f"unusable index of order 9 changes by {signed(unusable, 1)} of 1000."
         ),
         command=s.command("K-28"),
         value=changes[decisive].mean,
