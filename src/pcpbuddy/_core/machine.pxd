@@ -173,6 +173,7 @@ cdef struct Cpu:
     int64_t since_ps           # in this category
     int64_t next_tick_ps
     int64_t next_irq_ps
+    int user_locks             # of the program's that its task holds
     int64_t irq_from_ps
     int64_t sleep_from_ps
     uint64_t random

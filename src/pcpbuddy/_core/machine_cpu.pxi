@@ -13,9 +13,15 @@ cdef inline int busy_with(Cpu *me) noexcept nogil:
     return T_SLEEP if me.sleeps else T_USER
 
 cdef inline bint interruptible(Cpu *me) noexcept nogil:
-    """P-43: also while a PCP lock is held, since that is taken with interrupts on. Not under the zone lock."""
+    """
+    P-43: also while a PCP lock is held, since that is taken with interrupts on. Not under the zone lock, nor under a
+    lock of the program's: an interrupt may take it too, so a task takes it with interrupts off.
+    """
     cdef Context *x = &me.context[0]
-    return me.level == 0 and not x.zone_held and x.phase != P_GRANTED and x.phase != P_USER_GRANTED
+    return (
+        me.level == 0 and not x.zone_held and not me.user_locks
+        and x.phase != P_GRANTED and x.phase != P_USER_GRANTED
+    )
 
 cdef inline void plan(Sim *s, int cpu) noexcept nogil:
     """The next event: that of the context, or a tick or an interrupt before it."""
@@ -287,6 +293,7 @@ cdef void event(Sim *s, int cpu) noexcept nogil:
         more(s, cpu, x)
     elif x.phase == P_USER_GRANTED:
         hold(s, user_lock(s, x.program[x.pc].a), cpu, me.level, 0, s.now_ps - max(x.wait_from_ps, s.start_ps))
+        me.user_locks += me.level == 0
         spend(s, me, busy_with(me))
         x.pc += 1
         x.phase = P_FETCH

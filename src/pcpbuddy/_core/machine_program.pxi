@@ -283,6 +283,7 @@ cdef void take_user_lock(Sim *s, int cpu, Context *x, Instruction *i) noexcept n
         return
     x.until_ps = s.now_ps + line_ps(s, lock, cpu)
     hold(s, lock, cpu, s.cpu[cpu].level, 0, 0)
+    s.cpu[cpu].user_locks += s.cpu[cpu].level == 0
     next_instruction(x)
 
 cdef void move_entries(Sim *s, int cpu, Instruction *i) noexcept nogil:
@@ -330,6 +331,7 @@ cdef void control(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
             set_reclaim(s, me.node, i.how)
         elif i.op == I_UNLOCK:
             release(s, user_lock(s, i.a), cpu)
+            me.user_locks -= me.level == 0
         elif i.op == I_STOP:
             stop_now(s)
         elif i.op == I_TICK:
