@@ -8,6 +8,7 @@ import collections
 import heapq
 import random
 
+from pcpbuddy import requests as R
 from pcpbuddy.workload import program as P
 
 ALLOC_NS, FREE_NS, ZERO_NS, FAULT_NS = 100, 60, 100, 500
@@ -48,7 +49,7 @@ class Entries:
         while nr and self.runs:
             at = {P.NEWEST: -1, P.OLDEST: 0}.get(how, choose.randrange(len(self.runs)))
             run = self.runs[at]
-            part = min(nr, run[1]) if how != P.RANDOM else 1
+            part = min(nr, run[1]) if how != P.RANDOM or len(self.runs) == 1 else 1
             run[1] -= part
             if not run[1]:
                 del self.runs[at]
@@ -75,11 +76,17 @@ class Interpreter:
         self.watermarks = [self.total * share // 1000 for share in (15, 20, 25)]
         self.pc = [0] * load.cpus
         self.counters = [[0] * P.NR_COUNTERS for _ in range(load.cpus)]
-        self.asleep = {}  # cpu: a function that says whether it may go on
+        self.asleep = collections.defaultdict(dict)  # what they wait for: {cpu: whether it may go on, a function}
+        self.changed = set()  # what others may wait for
         self.barriers = [[] for _ in range(load.nr_barriers)]
         self.locks = [collections.deque() for _ in range(load.nr_locks)]
         self.handles = {}
-        self.at = [0 if load.stream is None else int(load.stream.start[cpu]) for cpu in range(load.cpus)]
+        if load.stream is not None:
+            self.first = load.stream.first.tolist()
+            self.at = self.first[:-1]
+            self.requests = load.stream.requests[["op", "pfn", "order"]].tolist()
+            self.gaps_ns = (load.stream.think_ps / 1000).tolist()
+            self.live = (load.stream.handles > 0).tolist()
         self.now = 0
         self.measured_from = None
         self.measures = 0
@@ -93,36 +100,43 @@ class Interpreter:
         events = [(0.0, cpu) for cpu in range(self.load.cpus)]
         while events and not self.stopped:
             self.now, cpu = heapq.heappop(events)
-            if self.measured_from is not None and (self.now > self.measured_from + limit_ns or self.steps > limit_steps):
+            if self.measured_from is not None and (
+                self.now > self.measured_from + limit_ns or self.steps > limit_steps
+            ):
                 return self
             self.steps += 1
             assert self.measured_from is not None or self.steps < warm_up_steps, "it never begins"
             took = self.step(cpu)
             if took is not None:
                 heapq.heappush(events, (self.now + took, cpu))
-            for other in [other for other, ready in self.asleep.items() if ready()]:
-                del self.asleep[other]
-                heapq.heappush(events, (self.now, other))
+            for what in self.changed & self.asleep.keys():
+                for other in [other for other, ready in self.asleep[what].items() if ready()]:
+                    del self.asleep[what][other]
+                    heapq.heappush(events, (self.now, other))
+            self.changed.clear()
         if not self.stopped and len(self.done) < self.load.cpus:
-            asleep = sorted(self.asleep)
+            asleep = sorted(cpu for waiting in self.asleep.values() for cpu in waiting)
             raise Deadlock(f"CPUs {asleep[:4]}... sleep at instructions {[self.pc[cpu] for cpu in asleep[:4]]}")
         return self
 
     def row(self, cpu):
-        return dict(
-            zip(P.INSTRUCTION.names, self.programs[self.load.cpu_program[cpu]][self.pc[cpu]], strict=True)
-        )
+        return dict(zip(P.INSTRUCTION.names, self.programs[self.load.cpu_program[cpu]][self.pc[cpu]], strict=True))
 
-    def queue(self, row, field, cpu):
+    def number(self, row, field, cpu):
         per_cpu, per_pair = (P.A_PER_CPU, P.A_PER_PAIR) if field == "a" else (P.C_PER_CPU, 0)
         shift = cpu if row["flags"] & per_cpu else cpu // 2 if row["flags"] & per_pair else 0
-        return self.queues[row[field] + shift]
+        return row[field] + shift
 
-    def sleep(self, cpu, ready):
+    def queue(self, row, field, cpu):
+        number = self.number(row, field, cpu)
+        self.changed.add(number)
+        return self.queues[number]
+
+    def sleep(self, cpu, what, ready):
         if ready():
             return 0
         self.slept += 1
-        self.asleep[cpu] = ready
+        self.asleep[what][cpu] = ready
         return None
 
     def take(self, order, nr):
@@ -133,6 +147,7 @@ class Interpreter:
         self.allocs += got
         self.failed += got < nr
         self.free -= got << order
+        self.changed.add("free")
         if self.measured_from is not None:
             self.least_free = min(self.free, self.least_free)
         return got
@@ -157,6 +172,7 @@ class Interpreter:
         if op == P.FREE:
             taken = self.queue(row, "a", cpu).pop(b, row["how"], self.random)
             self.free += sum(nr << order for order, nr in taken)
+            self.changed.add("free")
             entries = sum(nr for _, nr in taken)
             self.frees += entries
             self.cpus_that_free[cpu] += entries
@@ -166,13 +182,13 @@ class Interpreter:
             return user_ns * spread()
         if op == P.WAIT_LEAST:
             queue = self.queue(row, "a", cpu)
-            return self.sleep(cpu, lambda: queue.nr >= b)
+            return self.sleep(cpu, self.number(row, "a", cpu), lambda: queue.nr >= b)
         if op == P.WAIT_MOST:
             queue = self.queue(row, "a", cpu)
-            return self.sleep(cpu, lambda: queue.nr <= b)
+            return self.sleep(cpu, self.number(row, "a", cpu), lambda: queue.nr <= b)
         if op == P.WAIT_FREE:
             mark = self.watermarks[a]
-            return self.sleep(cpu, (lambda: self.free > mark) if row["how"] else (lambda: self.free < mark))
+            return self.sleep(cpu, "free", (lambda: self.free > mark) if row["how"] else (lambda: self.free < mark))
         if op == P.GOTO:
             self.pc[cpu] = a
         elif op == P.REPEAT:
@@ -189,9 +205,10 @@ class Interpreter:
             return self.barrier(cpu, a, b)
         elif op == P.LOCK:
             self.locks[a].append(cpu)
-            return self.sleep(cpu, lambda: self.locks[a][0] == cpu)
+            return self.sleep(cpu, ("lock", a), lambda: self.locks[a][0] == cpu)
         elif op == P.UNLOCK:
             assert self.locks[a].popleft() == cpu
+            self.changed.add(("lock", a))
         elif op == P.MOVE:
             to = self.queue(row, "c", cpu)
             for order, nr in self.queue(row, "a", cpu).pop(b, row["how"], self.random):
@@ -218,9 +235,10 @@ class Interpreter:
     def barrier(self, cpu, barrier, parties):
         waiting = self.barriers[barrier]
         waiting.append(cpu)
+        self.changed.add(("barrier", barrier))
         if len(waiting) < parties:
             # All that wait are let go at once; the list of the next round is another one.
-            return self.sleep(cpu, lambda: len(waiting) >= parties)
+            return self.sleep(cpu, ("barrier", barrier), lambda: len(waiting) >= parties)
         self.barriers[barrier] = []
         return 0
 
@@ -228,29 +246,25 @@ class Interpreter:
         """
         One request of the CPU's share; the instruction is carried out again until there is none left.
         """
-        from pcpbuddy import requests as R
-
-        stream = self.load.stream
         at = self.at[cpu]
-        if at == stream.start[cpu + 1]:
+        if at == self.first[cpu + 1]:
             return 0
-        request = stream.requests[at]
-        handles = range(int(request["pfn"]), int(request["pfn"]) + (1 << int(request["order"])))
+        op, handle, order = self.requests[at]
+        handles = range(handle, handle + (1 << order))
         self.pc[cpu] -= 1
-        if request["op"] == R.FREE:
-            known = [handle < len(stream.live) or handle in self.handles for handle in handles]
-            if not all(known):
-                return self.sleep(cpu, lambda: all(h in self.handles for h in handles))
-            for handle in handles:
-                assert self.handles.get(handle) != "freed"
-                self.handles[handle] = "freed"
+        if op == R.FREE:
+            if not all(self.live[h] or h in self.handles for h in handles):
+                return self.sleep(cpu, "handle", lambda: all(h in self.handles for h in handles))
+            for h in handles:
+                assert self.handles.get(h) != "freed"
+                self.handles[h] = "freed"
             self.frees += len(handles)
-        elif request["op"] in (R.ALLOC, R.BULK, R.BULK_MORE):
-            for handle in handles:
-                assert handle not in self.handles
-                assert len(stream.live) <= handle < stream.nr_handles
-                self.handles[handle] = "allocated"
+        elif op in (R.ALLOC, R.BULK, R.BULK_MORE):
+            for h in handles:
+                assert h not in self.handles
+                assert not self.live[h]
+                self.handles[h] = "allocated"
             self.allocs += len(handles)
+            self.changed.add("handle")
         self.at[cpu] += 1
-        gap = int(stream.think_ps[at + 1]) / 1000 if at + 1 < stream.start[cpu + 1] else 0
-        return gap
+        return self.gaps_ns[at + 1] if at + 1 < self.first[cpu + 1] else 0

@@ -11,7 +11,6 @@ MADVISE_NS = 1000  # a system call with a TLB flush, for each extent
 SWAP_CLUSTER_MAX = 32  # pages that reclaim takes off an LRU list at a time
 READAHEAD_PAGES = 32  # read_ahead_kb is 128
 ISOLATE_NS = 1000  # the LRU lock and the walk, for each SWAP_CLUSTER_MAX pages
-MIB_PER_CPU = 64
 FILLED = 0.95  # of memory, before the readers begin in earnest
 SETTLED = 8  # turns of a loop after which queues and PCPs have their ordinary length
 
@@ -77,7 +76,7 @@ def jemalloc(
                 extent(p, queue, len(mine))
                 if not purgers:
                     purge(p, queue)
-    return plan.load(unit="pages touched", duration_ns=50e6)
+    return plan.load(unit="pages touched", duration_ns=80e6)
 
 
 def storm(
@@ -96,8 +95,9 @@ def storm(
     over or a container is killed. An exit frees the pages in the order of their addresses (zap_pte_range), in folio
     batches of 31 (free_pages_and_swap_cache), then the page tables. The next round is the next job.
 
-    touch_mib: of each process; 256 on 256 CPUs touches 64 GiB. rounds: measured, after warm_up others. jitter_us: all
-    begin to exit within that time; wake-ups of many CPUs take so long. only_exit: measure the last exit alone.
+    touch_mib: of each process; 256 on 256 CPUs touches 64 GiB. rounds: that are measured. warm_up: rounds before.
+    jitter_us: all begin to exit within that time; wake-ups of many CPUs take so long. only_exit: measure the last exit
+    alone.
     """
     plan.number("touch_mib", touch_mib, 2, 1 << 20)
     plan.number("rounds", rounds, 1, 1 << 20)
@@ -142,11 +142,12 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
     Readers on all CPUs fill the page cache for good, and reclaim makes room for what they read next.
 
     What it stands for: a file server or a backup in steady state, all memory in use. Readers take pages by readahead,
-    128 KiB at a time. When free memory is below the low watermark, kswapd of the node (its first CPU) takes pages from
-    the tail of the LRU list, 32 at a time (SWAP_CLUSTER_MAX), and frees them in folio batches, about as many as lie
-    between the low and the high watermark. Where readers outrun it they reclaim by themselves (direct reclaim), and
-    below the min watermark they wait. Every page is freed by a CPU that happened to reach the tail of the LRU list.
-    Only clean, single pages: no writeback, no swap, no large folios.
+    128 KiB at a time. While free memory is below the high watermark, kswapd of the node (its first CPU) takes pages
+    from the tail of the LRU list, 32 at a time (SWAP_CLUSTER_MAX), and frees them in folio batches, about as many in
+    a row as lie between two watermarks. (In the kernel it begins below low and goes on until high; under a load that
+    never ends it is always between them.) Below the low watermark readers wait. A reader also reclaims by itself
+    (direct reclaim) what is beyond kswapd's strength. Every page is freed by a CPU that happened to reach the tail of
+    the LRU list. Only clean, single pages: no writeback, no swap, no large folios.
 
     direct: share of pages that readers reclaim by themselves; below 0: what is beyond one kswapd. read_ns: a reader's
     time for a page (20 µs is 200 MB/s, of a program that looks at its data). reclaim_ns: to take a clean page out of
@@ -156,7 +157,7 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
     plan.number("direct", direct, -1, 1)
     plan.number("read_ns", read_ns, 0, 1e9)
     plan.number("reclaim_ns", reclaim_ns, 0, 1e9)
-    pages = plan.needs(plan.cpus * MIB, head_room=MIB_PER_CPU) // PAGE_SIZE
+    pages = plan.needs(plan.cpus * MIB, head_room=1, least_per_cpu=64 * MIB) // PAGE_SIZE
     nodes = [[cpu for cpu in range(plan.cpus) if plan.node(cpu) == node] for node in range(plan.nodes)]
     readers = sum(max(1, len(node) - 1) for node in nodes)
     each = int(pages * (plan.fragment or 1) * FILLED) // readers
@@ -174,7 +175,7 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
             p.free(lru, SWAP_CLUSTER_MAX, "oldest", batch=True, each_ns=reclaim_ns)
 
         def take(p: Program, lru: Queue = lru) -> None:
-            p.wait_free("above", "min")
+            p.wait_free("above", "low")
             p.alloc(lru, READAHEAD_PAGES, gfp=GFP_PAGE_CACHE)
 
         def read(p: Program, share: float = share) -> None:
@@ -186,7 +187,7 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
 
         for p, first in plan.programs("reader", others):
             p.alloc(lru, each, gfp=GFP_PAGE_CACHE)
-            with p.repeat(rest):
+            with p.repeat(rest if len(cpus) > 1 else 0):  # one CPU has nobody who would make room
                 take(p)
             with p.repeat(SETTLED):
                 read(p)
@@ -196,7 +197,7 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
         if len(cpus) > 1:
             for p, _ in plan.programs("kswapd", cpus[:1]):
                 with p.forever():
-                    p.wait_free("below", "low")
+                    p.wait_free("below", "high")
                     p.reclaim(True)
                     with p.repeat(max(1, pages // plan.nodes // 1000 // SWAP_CLUSTER_MAX)):
                         reclaim(p)

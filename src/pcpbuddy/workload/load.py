@@ -80,7 +80,7 @@ def _kind(name: str) -> tuple[Kind, dict[str, int]]:
 
 def _own_parameters(make: Callable[..., Load]) -> dict[str, int | float | bool | str]:
     return {
-        key: parameter.default
+        key: parameter.annotation(parameter.default)
         for key, parameter in inspect.signature(make).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }

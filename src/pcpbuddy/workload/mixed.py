@@ -39,7 +39,6 @@ PATH_NS = 100_000  # fork, exec and exit, besides pages
 PIPE_CACHED = 2  # pages that a pipe keeps for itself (pipe_inode_info.tmp_page)
 PIPE_NS = 2000  # a system call and the wake-up of the other end
 PARTS = 16  # pieces of a mapping that are dropped
-MIB_PER_CPU = 64
 
 
 def kernel(plan: Plan, *, user_ns: float = 34000, migrate: float = 0.3, cache_mib: int = 16) -> Load:
@@ -175,7 +174,7 @@ def pingpong(plan: Plan, *, message_pages: int = 16, reply_pages: int = 1, copy_
             for way in (0, 1):
                 send(p, way)
                 receive(p, way)
-    return plan.load(unit="messages", duration_ns=20e6)
+    return plan.load(unit="messages", duration_ns=50e6)
 
 
 def pressure(plan: Plan, *, fill: float = 0.75, pipe_rounds: int = 256, rounds: int = 1) -> Load:
@@ -194,7 +193,7 @@ def pressure(plan: Plan, *, fill: float = 0.75, pipe_rounds: int = 256, rounds: 
     plan.number("fill", fill, 0.01, 0.9)
     plan.number("pipe_rounds", pipe_rounds, 0, 1 << 20)
     plan.number("rounds", rounds, 1, 1 << 20)
-    memory_bytes = plan.needs(plan.cpus * MIB, head_room=MIB_PER_CPU)
+    memory_bytes = plan.needs(plan.cpus * MIB, head_room=1, least_per_cpu=64 * MIB)
     pages = int(memory_bytes * fill * (plan.fragment or 1)) // PAGE_SIZE // plan.cpus
     part = max(1, pages // (2 * PARTS))
     touched, tables, pipe = plan.queues.per_cpu(), plan.queues.per_cpu(), plan.queues.per_cpu()

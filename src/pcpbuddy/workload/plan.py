@@ -36,11 +36,13 @@ GIB = 1 << 30
 PAGES_PER_MIB = MIB // PAGE_SIZE
 PAGES_PER_TABLE = 512  # PTEs of one page table on x86-64
 HEAD_ROOM = 4  # memory is so many times what a load needs, if nobody says how much
+BYTES_PER_CPU = GIB  # and at least that for each CPU, as servers have: high_max is then 32768 pages (B-13)
 LEAST_BYTES = GIB
 MOST_BYTES = 1 << 44
 LEAST_FRAGMENT = 0.01
 INTERRUPT_PAGES = 32
 
+HANDLE_BIAS = 3  # replay.pxd; smaller numbers say what became of a handle
 NO_PROGRAM = np.zeros(0, INSTRUCTION)
 
 
@@ -54,18 +56,16 @@ class Stream:
         of one allocation, all of it or a piece. It waits for that allocation, which may be another CPU's; the
         allocation comes earlier in the recording, so all ends. Of ISOLATE and UNISOLATE ``pfn`` is a page frame.
     think_ps: the recorded time between the request of this CPU before and this one.
-    start: requests start[c] to start[c + 1] - 1 are those of CPU c.
-    nr_handles: one more than the largest handle.
-    live: page frames of the start state that handles 0, 1, 2 ... name.
+    first: requests first[c] to first[c + 1] - 1 are those of CPU c.
+    handles: what each handle names at the start: HANDLE_BIAS + page frame of the start state, or 0 for not yet.
     state: the node to start from, as Node.from_state takes it when each zone went through recording.adapt.
     left_out: what of the recording is not in here, or not as recorded, and how often (law L8).
     """
 
     requests: np.ndarray
     think_ps: np.ndarray
-    start: np.ndarray
-    nr_handles: int
-    live: np.ndarray
+    first: np.ndarray
+    handles: np.ndarray
     state: Mapping[str, Any]
     left_out: Mapping[str, int]
 
@@ -236,13 +236,17 @@ class Plan:
         if not least <= value <= most:
             raise ConfigError(f"load {self.name}, {what}={value!r}: expected {least} to {most}")
 
-    def needs(self, needed_bytes: int, head_room: float = HEAD_ROOM) -> int:
+    def needs(self, needed_bytes: int, head_room: float = HEAD_ROOM, least_per_cpu: int = BYTES_PER_CPU) -> int:
         """
         Say how much memory the load has in use at most, all CPUs together; the answer is how much there is.
+
+        Unless it was given, that is head_room times as much, a power of two, and not less than least_per_cpu for each.
         """
         free = self.fragment or 1.0
         if self._given_bytes is None:
-            wanted = max(LEAST_BYTES * self.nodes, needed_bytes * head_room / free)
+            # Memory that is to be filled first must not be more than necessary.
+            least = max(LEAST_BYTES, least_per_cpu * self.cpus) if not self.fragment else LEAST_BYTES
+            wanted = max(least if least_per_cpu else 0, needed_bytes * head_room / free)
             self._memory_bytes = 1 << (int(wanted) - 1).bit_length()
         else:
             self._memory_bytes = self._given_bytes

@@ -3,7 +3,7 @@ Programs: what one virtual CPU of the laboratory does, as data.
 
 A program is an array of INSTRUCTION records; the compiled machine carries it out. ``Program`` writes one,
 ``verify`` refuses what cannot be meant, ``show`` prints one. A queue holds allocations, one entry each, of any
-order; programs pass pages to each other through queues. docs/reference/programs.md has the whole table.
+order; programs pass pages to each other through queues. docs/reference/workloads.md has the whole table.
 """
 
 import contextlib

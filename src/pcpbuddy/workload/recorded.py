@@ -16,7 +16,7 @@ from .. import recording
 from ..errors import ConfigError
 from ..names import PAGE_SIZE
 from ..requests import ALLOC, BULK, BULK_MORE, FREE
-from .plan import Load, Stream
+from .plan import HANDLE_BIAS, Load, Stream
 from .program import Program
 
 __all__ = ["closed_loop", "recording_load"]
@@ -80,7 +80,8 @@ def closed_loop(
     The stream of a recording: requests in their true order, when they were recorded, the node's state before.
     """
     pages, live, counted = _pages(requests, state)
-    nr_live = len(live)
+    handles = np.zeros(len(live) + int(pages.allocates.sum()), np.uint32)
+    handles[: len(live)] = live + HANDLE_BIAS
     records, at = [requests[requests["op"] != FREE].copy()], [np.flatnonzero(requests["op"] != FREE)]
     # Allocations are numbered as they come: the first page of each has the handle.
     first_page = np.r_[True, np.diff(pages.request) != 0] & pages.allocates
@@ -88,11 +89,11 @@ def closed_loop(
     records[0]["pfn"][paged] = pages.handle[first_page]
     unseen = np.flatnonzero(pages.unseen >= 0)
     freed = np.flatnonzero(~pages.allocates & (pages.handle >= 0))
-    for rows, handles, allocation in (
+    for rows, pages_of, allocation in (
         (pages.request[unseen], pages.unseen[unseen], -1 - pages.unseen[unseen]),
         (pages.request[freed], pages.handle[freed], pages.allocation[freed]),
     ):
-        pieces, row = _pieces(requests, rows, handles, allocation)
+        pieces, row = _pieces(requests, rows, pages_of, allocation)
         records.append(pieces)
         at.append(row)
     counted["frees_in_pieces"] = len(records[2]) - len(np.unique(at[2]))
@@ -102,18 +103,16 @@ def closed_loop(
     cpu = joined["cpu"]
     order = np.lexsort((rank, place, cpu))
     joined, place, cpu = joined[order], place[order], cpu[order]
-    cpus = state["cpus"]
-    start = np.searchsorted(cpu, np.arange(cpus + 1)).astype(np.int64)
+    first = np.searchsorted(cpu, np.arange(state["cpus"] + 1))
     when = times_ns[place] - (times_ns[0] if len(times_ns) else 0)
     think_ns = np.diff(when, prepend=0)
-    begins = start[:-1][start[:-1] < start[1:]]
+    begins = first[:-1][first[:-1] < first[1:]]
     think_ns[begins] = when[begins]
     return Stream(
         requests=joined,
         think_ps=np.rint(think_ns * (gaps * PS_PER_NS)).astype(np.int64),
-        start=start,
-        nr_handles=nr_live + int(pages.allocates.sum()),
-        live=live,
+        first=first.astype(np.uint64),
+        handles=handles,
         state=state,
         left_out={**left_out, **{name: count for name, count in counted.items() if count}},
     )
@@ -158,7 +157,7 @@ def _pages(requests: np.ndarray, state: Mapping[str, Any]) -> tuple[_Pages, np.n
         np.where(allocates, made, whose),
         np.where(allocates & in_use, found, -1),
     )
-    return pages, live.astype(np.uint32), counted
+    return pages, live, counted
 
 
 def _heads(state: Mapping[str, Any], nr_pages: int) -> np.ndarray:
