@@ -209,7 +209,8 @@ class Machine:
                 if self.pcp:
                     batch = int(self.pcp.get("batch", batch))
                     fixed = self.pcp.get("high")
-                    low, high = (low, high) if fixed is None else (low, low) if fixed == "min" else (fixed, fixed)
+                    if fixed is not None:
+                        low = high = low if fixed == "min" else int(fixed)
                 sizing = {"watermark": mark, "batch": batch, "high_min": low, "high_max": high}
             zones.append(
                 Zone(
