@@ -8,6 +8,7 @@ more. docs/reference/costs.md says what is charged when.
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["DEFAULT", "FIELDS", "HOW", "MEANINGS", "PROFILES", "Costs", "Source", "costs", "profiles"]
+__all__ = ["DEFAULT", "FIELDS", "HOW", "MEANINGS", "PROFILES", "Costs", "Source", "costs", "profiles", "toml"]
 
 MEANINGS = {
     "lock_ns": "taking and releasing a lock whose cache line is in the own cache",
@@ -41,7 +42,7 @@ MEANINGS = {
     "descriptor_far_ns": "touching one that a CPU of another node touched last",
     "descriptor_memory_ns": "touching one that no cache has",
     "cache_descriptors": "how many descriptors stay in the cache of one CPU (a number)",
-    "shared_descriptors": "how many stay in the cache of one CPU and its share of the node's shared cache together (a number)",
+    "shared_descriptors": "how many stay in that and a CPU's share of the node's shared cache together (a number)",
     "alloc_ns": "fixed work of an allocation outside locks, a call",
     "free_ns": "fixed work of a free outside locks, a call",
     "page_ns": "further fixed work for each page: preparing it, checking it when it is freed",
@@ -79,7 +80,8 @@ class Costs:
     One number for everything that takes virtual time; MEANINGS says what each is for.
 
     name: how results call it. calibrated: whether ``pcpbuddy calibrate`` measured it, and nobody changed it since.
-    machine: what a calibrated profile was measured on. Raises ConfigError, naming the field, for a number that cannot be.
+    machine: what a calibrated profile was measured on. sources: where each number comes from.
+    Raises ConfigError, naming the field, for a number that cannot be.
     """
 
     name: str
@@ -117,11 +119,10 @@ class Costs:
 
     def __post_init__(self) -> None:
         for name, value in self.numbers().items():
-            largest = LARGEST_NS if name.endswith("_ns") else LARGEST_COUNT
-            what = "a number of nanoseconds" if name.endswith("_ns") else "a whole number"
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            whole = number and (name.endswith("_ns") or value == int(value) if math.isfinite(value) else False)
-            if not whole or not 0 <= value <= largest:
+            timed = name.endswith("_ns")
+            largest, what = (LARGEST_NS, "nanoseconds") if timed else (LARGEST_COUNT, "a whole number")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or not 0 <= value <= largest or (not timed and value != int(value)):
                 raise ConfigError(f"{name}={value!r}: expected {what} from 0 to {largest}")
 
     def numbers(self) -> dict[str, float]:
@@ -145,7 +146,7 @@ class Costs:
         return {"name": self.name, "calibrated": self.calibrated, "machine": dict(self.machine), **self.numbers()}
 
 
-# Writing cost models
+# Cost models as text
 
 
 def costs(which: str | Costs = DEFAULT, **changes: float) -> Costs:
@@ -269,7 +270,8 @@ def _from_table(table: dict[str, Any], name: str) -> Costs:
     for key in table:
         if key not in MEANINGS and key not in _KEYS:
             raise ConfigError(f"unknown key {key!r}{_among('keys', key, (*_KEYS, *FIELDS))}")
-    for key, kind, words in (("meaning", str, "a text"), ("calibrated", bool, "true or false"), ("machine", dict, "a table")):
+    kinds = (("meaning", str, "a text"), ("calibrated", bool, "true or false"), ("machine", dict, "a table"))
+    for key, kind, words in kinds:
         if not isinstance(table.get(key, kind()), kind):
             raise ConfigError(f"{key}={table[key]!r}: expected {words}")
     missing = [field for field in FIELDS if field not in table]
@@ -282,7 +284,8 @@ def _from_table(table: dict[str, Any], name: str) -> Costs:
         base = _shipped(profile)
         for field in missing:
             numbers[field] = getattr(base, field)
-            sources[field] = Source("taken", f"from {profile}: {base.sources[field].text}")
+            source = base.sources[field]
+            sources[field] = Source("taken", f"from {profile}, {source.how}: {source.text}")
     for field in FIELDS:
         if field in table:
             numbers[field], sources[field] = _entry(field, table[field])
@@ -308,8 +311,30 @@ def _entry(field: str, entry: Any) -> tuple[Any, Source]:
     if "value" not in entry:
         raise ConfigError(f"{field}: no value; expected value = 12.5, say")
     how, text = entry.get("how", "given"), entry.get("source", "no source in the file")
-    if how not in HOW:
+    if not isinstance(how, str) or how not in HOW:
         raise ConfigError(f"{field}: how={how!r}: expected one of {', '.join(HOW)}")
     if not isinstance(text, str):
         raise ConfigError(f"{field}: source={text!r}: expected a text")
     return entry["value"], Source(how, text)
+
+
+def toml(which: Costs) -> str:
+    """
+    The file that ``costs()`` reads as this model: every number with where it comes from.
+    """
+    lines = ["# A cost model of pcpbuddy: what each number is charged for is in docs/reference/costs.md."]
+    lines += ["", f"meaning = {_toml(which.meaning)}", f"calibrated = {_toml(which.calibrated)}"]
+    if which.machine:
+        lines += ["", "[machine]", *(f"{key} = {_toml(value)}" for key, value in which.machine.items())]
+    for field, value in which.numbers().items():
+        source = which.sources.get(field, _GIVEN)
+        lines += ["", f"[{field}]  # {MEANINGS[field]}", f"value = {_toml(value)}"]
+        lines += [f"how = {_toml(source.how)}", f"source = {_toml(source.text)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """
+    A value as TOML: its texts, numbers and truths are written as JSON's are.
+    """
+    return json.dumps(value, ensure_ascii=False)
