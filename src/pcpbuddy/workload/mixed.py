@@ -27,7 +27,6 @@ from .program import Program, Queue
 SMALL_PER_JOB = 4  # sh, the compiler's driver, assembler, fixdep and objtool for one compiler
 SMALL_FAULTS = 400
 COMPILER_FAULTS = 3800  # so that the mean is 1080
-PROCESSES_PER_JOB = SMALL_PER_JOB + 1
 FAULTS_IN_A_ROW = 20  # memory is first touched in bursts, as arenas grow
 TABLES = 24  # PGD to PTE pages of a process with its libraries
 PAGES_PER_PTE_TABLE = 256  # of a heap that is not dense
