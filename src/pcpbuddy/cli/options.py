@@ -24,7 +24,6 @@ KEYS = {
     ),
     "costs": ("PROFILE", "cost model: a shipped profile, a TOML file, changes such as server-2s+line_far_ns=200"),
     "tick": ("TIME", "distance of a CPU's vmstat ticks; 0: none (default: 1s)"),
-    "interrupts": ("TIME", "mean distance of interrupts on a CPU; 0: none (default: as the workload has them)"),
 }
 RUN_KEYS = {
     "duration": ("TIME", "virtual time to measure, such as 100ms (default: what the workload is made for)"),
