@@ -20,7 +20,7 @@ from .costs import costs as parse_costs
 from .errors import ConfigError
 from .manifest import manifest
 from .names import MAX_CPUS, PAGE_SIZE, PAGEBLOCK_PAGES
-from .quantities import parse_ns, size_text
+from .quantities import ns_exact, parse_ns, size_text
 from .run import Run, measured
 from .zone import Zone, parse_size
 
@@ -320,11 +320,11 @@ class Machine:
             words += ["--pcp", ",".join(f"{name}={value}" for name, value in self.pcp.items())]
         words += ["--costs", self.costs.name, "--seed", str(self.seed)]
         if self.tick_ns != parse_ns(TICK, "tick"):
-            words += ["--tick", f"{self.tick_ns}ns"]
+            words += ["--tick", ns_exact(self.tick_ns)]
         if duration_ns is not None and duration_ns != load.duration_ns:
-            words += ["--duration", f"{duration_ns}ns"]
+            words += ["--duration", ns_exact(duration_ns)]
         if sample is not None:
-            words += ["--sample", sample if isinstance(sample, str) else f"{sample}ns"]
+            words += ["--sample", ns_exact(parse_ns(sample, "sample"))]
         for name, value in parameters.items():
             words += ["--set", f"{name}={value}"]
         return shlex.join(words)

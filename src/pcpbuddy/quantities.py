@@ -7,7 +7,7 @@ import re
 
 from .errors import ConfigError
 
-__all__ = ["count_text", "ns_text", "parse_ns", "share_text", "size_text", "size_words"]
+__all__ = ["count_text", "ns_exact", "ns_text", "parse_ns", "share_text", "size_text", "size_words"]
 
 _NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 LONGEST_NS = 3_600_000_000_000
@@ -32,6 +32,16 @@ def parse_ns(time: str | int | float, key: str) -> int:
     if not 0 <= value <= LONGEST_NS:
         raise ConfigError(allowed)
     return round(value)
+
+
+def ns_exact(ns: int) -> str:
+    """
+    A whole number of nanoseconds as ``parse_ns`` takes it: "10ms", "1500us".
+    """
+    for unit, factor in reversed(_NS.items()):
+        if ns and ns % factor == 0:
+            return f"{ns // factor}{unit}"
+    return f"{ns}ns"
 
 
 def ns_text(ns: float) -> str:

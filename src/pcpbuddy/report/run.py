@@ -11,7 +11,7 @@ from ..run import Run
 from ..run.limits import limits
 from .table import LEFT_OUT
 
-__all__ = ["SECTIONS", "report", "title"]
+__all__ = ["SECTIONS", "command", "report", "title"]
 
 WIDTH = 100
 MOST_STUCK = 8
@@ -105,7 +105,7 @@ def report(run: Run, *, everything: bool = False) -> str:
         lines += _wrap(f"Not carried out, or not as recorded: {'; '.join(parts)}.")
     for sentence in limits(run.manifest):
         lines += _wrap(sentence)
-    lines += _wrap(f"Again: {run.manifest['command']}")
+    lines += command("Again: ", run)
     lines.append(f"digest {run.digest}")
     if everything:
         lines += ["", *(f"{name:<72}{value:>20}" for name, value in metrics.items())]
@@ -123,6 +123,14 @@ def title(run: Run) -> str:
         f"{run.workload} under {run.policy}: {cpus} virtual CPUs{nodes}, {size_words(run.memory_bytes)}, "
         f"{duration} of virtual time, seed {run.manifest['seed']}"
     )
+
+
+def command(before: str, run: Run) -> list[str]:
+    """
+    The command line of a run, in several lines that a shell takes as one.
+    """
+    lines = textwrap.wrap(before + run.manifest["command"], WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
 def _stuck(run: Run) -> list[str]:

@@ -14,6 +14,7 @@ from ..run import Run
 from ..run.limits import limits
 from ..statistics import Interval
 from ..sweeps import Change, Sweep
+from .run import command
 
 __all__ = ["FEW", "ROWS", "table"]
 
@@ -220,7 +221,7 @@ def _foot(sweep: Sweep) -> list[str]:
         lines += _wrap(f"STUCK: {where}: every CPU came to wait for another one; figures are of what was before.")
     for sentence in limits(runs[0].manifest):
         lines += _wrap(sentence)
-    return [*lines, *_wrap(f"One of the runs: {runs[0].manifest['command']}")]
+    return [*lines, *command("One of the runs: ", runs[0])]
 
 
 def _wrap(text: str) -> list[str]:
