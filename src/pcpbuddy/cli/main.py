@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PcpBuddyError, RecordingError, UsageError
-from . import compare, doctor, explain, policies, replay, run
+from . import calibrate, compare, costs, doctor, explain, policies, replay, run
 
 __all__ = ["main", "parser"]
 
@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pcpbuddy {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    calibrate.add_parser(commands)
     compare.add_parser(commands)
+    costs.add_parser(commands)
     doctor.add_parser(commands)
     explain.add_parser(commands)
     policies.add_parser(commands)
