@@ -472,7 +472,7 @@ def _fill(values: dict[str, float], sources: dict[str, Source], base: Costs) -> 
         if field in values:
             continue
         near = field.replace("_far_", "_near_")
-        if near != field and near in values and getattr(base, near):
+        if near != field and sources[near].how == "measured" and getattr(base, near):
             ratio = getattr(base, field) / getattr(base, near)
             values[field] = _rounded(values[near] * ratio)
             text = f"not measured, there is one node: {ratio:.2g} times {near}, as in {base.name}."
