@@ -48,6 +48,7 @@ ROWS = (
     ("pcp_lock", ".remote", "another CPU's"),
 )
 BAR, HEIGHT, CHART = 760, 14, (360, 96)
+LEAST_SHARE = 0.0005  # of CPU time, to be seen in the bar
 
 
 def html(run: "Run") -> str:
@@ -90,7 +91,7 @@ def _cpu_time(run: "Run") -> str:
     rects, keys, x = [], [], 0.0
     for name, title, fill in CPU_TIME:
         share = run.metrics[f"cpu.{name}"]
-        if not share:
+        if share < LEAST_SHARE:
             continue
         text = f"{title} {share_text(share)}"
         width = BAR * share
@@ -100,9 +101,7 @@ def _cpu_time(run: "Run") -> str:
         keys.append(f'<span class="key" style="background:{fill}"></span>{text}')
         x += width
     bar = f'<svg viewBox="0 0 {BAR} {HEIGHT}" width="100%" height="{HEIGHT}" preserveAspectRatio="none" role="img">'
-    return (
-        f'<div style="margin:.5em 0">CPU time{bar}{"".join(rects)}</svg><div class="faint">{"".join(keys)}</div></div>'
-    )
+    return f'<div style="margin:.5em 0">CPU time{bar}{"".join(rects)}</svg><div>{"".join(keys)}</div></div>'
 
 
 def _locks(run: "Run") -> str:
@@ -146,7 +145,7 @@ def _charts(run: "Run") -> str:
 
 def _chart(title: str, xs: np.ndarray, ys: np.ndarray, text: Callable[[float], str]) -> str:
     """
-    A line from 0 to the largest value; the figures say where it begins, ends and was highest.
+    A line over the whole measured time, its bottom at 0, its top the largest value.
     """
     width, height = CHART
     top = float(ys.max())
@@ -154,12 +153,14 @@ def _chart(title: str, xs: np.ndarray, ys: np.ndarray, text: Callable[[float], s
         (xs - xs[0]) / max(float(xs[-1] - xs[0]), 1) * width, height - 1 - ys / (top or 1) * (height - 2), strict=True
     )
     line = " ".join(f"{x:.0f},{y:.1f}" for x, y in points)
-    words = f"max {text(top)}, mean {text(float(ys.mean()))}, at the end {text(float(ys[-1]))}"
+    words = (
+        f"max {text(top)}, mean {text(float(ys.mean()))}, at the end, {ns_text(float(xs[-1]))}: {text(float(ys[-1]))}"
+    )
     return (
         f"<figure><figcaption>{title}</figcaption>"
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
         f"<title>{title}: {words}</title>"
         f'<path d="M0 {height - 0.5}H{width}M.5 0V{height}" stroke="currentColor" stroke-opacity=".35" fill="none"/>'
-        f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="1.5" stroke-linejoin="round"/></svg>'
-        f'<div class="faint">{words}; {ns_text(float(xs[-1]))}</div></figure>'
+        f'<polyline points="{line}" fill="none" stroke="#2f8fd0" stroke-width="1.5" stroke-linejoin="round"/></svg>'
+        f'<div class="faint">{words}</div></figure>'
     )
