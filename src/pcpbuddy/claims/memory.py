@@ -2,7 +2,7 @@
 Claims about memory: CMA, adoption of blocks, fragmentation, parked pages (K-15 to K-19, K-27 to K-29).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..names import PAGEBLOCK_PAGES
@@ -11,6 +11,7 @@ from ..statistics import Interval, difference, interval
 from ..sweeps import Sweep
 from . import cma, scenes
 from .claim import REFUTED, SUPPORTED, Claim, Finding, Settings, verdict
+from .loads import PRESSING, press, press_command
 from .words import all_of, bounds, not_above, percent, plain, points, signed
 
 __all__ = ["CLAIMS"]
@@ -31,14 +32,9 @@ BUILD_CPUS = 8
 # K-28: what is still neutral. Unusable index (of 1000); mixed blocks and huge pages as shares.
 SAME_UNUSABLE, SAME_MIXED, SAME_HUGE = 20.0, 0.02, 0.02
 
-PARKING: dict[str, str | None] = {
-    "exit/storm": None,
-    "purge/jemalloc": None,
-    "wis/page_fault1": None,
-    "pipe/pingpong": "10ms",
-    "reclaim/kswapd": "20ms",
-}
-PARKING_CPUS = (16, 64)
+# K-29: besides the loads that press the zone lock.
+PARKING = {"pipe/pingpong": "10ms", "reclaim/kswapd": "20ms"}
+PARKING_CPUS = (8, 32)
 PARKED_SHARE = 1 / 8  # B-13: all high_max together are an eighth of the zone
 EARLIER = 0.01  # of the zone: a crossing that much earlier is no earlier one
 FILL_BLOCKS = 512  # 1 GiB
@@ -238,35 +234,42 @@ def _managed(run: Run) -> int:
 # K-29: parked pages
 
 
+def _parking(s: Settings, policies: Sequence[str]) -> Iterator[tuple[str, int, Sweep]]:
+    """
+    Runs that fill PCPs: workload, CPUs, runs.
+    """
+    for cpus in s.pick(PARKING_CPUS, PARKING_CPUS[:1]):
+        for load in PRESSING:
+            yield load.workload, cpus, press(s, load, policies, cpus)
+        for name, duration in PARKING.items():
+            yield name, cpus, s.sweep(name, policies, cpus, duration=duration)
+
+
 def _k29(s: Settings) -> Finding:
     policies = ("mainline", "fixed")
-    sizes = s.pick(PARKING_CPUS, PARKING_CPUS[:1])
     table, verdicts = [], []
     worst, where = Interval(0.0, 0.0, 0.0, 0), ""
-    for name, duration in s.pick(PARKING, dict(list(PARKING.items())[:2])).items():
-        options = _duration(duration)
-        runs = s.sweep(name, policies, sizes, **options)
-        for cpus in sizes:
-            share = {
-                policy: [
-                    run.metrics["pcp.parked_pages_max"] / _managed(run)
-                    for seed in runs.seeds
-                    for run in [runs.runs[policy, cpus, seed]]
-                ]
-                for policy in policies
+    for name, cpus, runs in _parking(s, policies):
+        share = {
+            policy: [
+                run.metrics["pcp.parked_pages_max"] / _managed(run)
+                for seed in runs.seeds
+                for run in [runs.runs[policy, cpus, seed]]
+            ]
+            for policy in policies
+        }
+        most = interval(share["fixed"])
+        verdicts.append(not_above(most, PARKED_SHARE))
+        if most.mean > worst.mean:
+            worst, where = most, f"{name} on {cpus} CPUs"
+        table.append(
+            {
+                "what": f"{name}: most pages parked, share of memory",
+                "CPUs": str(cpus),
+                **{policy: percent(interval(share[policy])) for policy in policies},
+                "change": points(difference(share["mainline"], share["fixed"])),
             }
-            most = interval(share["fixed"])
-            verdicts.append(not_above(most, PARKED_SHARE))
-            if most.mean > worst.mean:
-                worst, where = most, f"{name} on {cpus} CPUs"
-            table.append(
-                {
-                    "what": f"{name}: most pages parked, share of memory",
-                    "CPUs": str(cpus),
-                    **{policy: percent(interval(share[policy])) for policy in policies},
-                    "change": points(difference(share["mainline"], share["fixed"])),
-                }
-            )
+        )
     crossed: dict[bool, Interval] = {}
     for alone in (True, False):
         who = "by one CPU" if alone else "by all CPUs"
@@ -306,14 +309,8 @@ def _k29(s: Settings) -> Finding:
         value=worst.mean,
         interval=bounds(worst),
         also=tuple(
-            s.compare_command(
-                name,
-                policies,
-                sizes,
-                ["pcp.parked_pages_max", "pcp.parked_pages.mean", "allocs.failed"],
-                **_duration(duration),
-            )
-            for name, duration in PARKING.items()
+            press_command(s, load, policies, ["pcp.parked_pages_max", "pcp.parked_pages.mean"], PARKING_CPUS[-1])
+            for load in PRESSING
         ),
         why=(
             "Parked: pages in PCPs, on remote lists and in outboxes, at the worst of the samples. When memory fills "

@@ -154,6 +154,8 @@ class _Ledger:
 
     def __init__(self, zone: Zone) -> None:
         self.free: list[list[int]] = [[int(count) for count in row] for row in zone.census()["nr_free"]]
+        self.of_cma = self.pages([CMA])
+        self.of_all = self.pages([UNMOVABLE, MOVABLE, RECLAIMABLE, CMA])
         self.type_of = [int(block[0]) for block in zone.state()["blocks"]]
         self.start_pfn = zone.start_pfn
         # A counter may be off by the threshold on each CPU; the rule compares one with the half of another.
@@ -189,13 +191,12 @@ class _Ledger:
         """
         0: as the rule says, or there was nothing else; else the place in Takes.
         """
-        cma, all_ = self.pages([CMA]), self.pages([UNMOVABLE, MOVABLE, RECLAIMABLE, CMA])
-        preferred = CMA if cma > all_ // 2 else MOVABLE
+        preferred = CMA if self.of_cma > self.of_all // 2 else MOVABLE
         if type_ == preferred:
             return 0
         most = CHUNK_ORDER if phase == 2 else MAX_PAGE_ORDER
         if self.has(preferred, order, most):
-            return 3 if abs(2 * cma - all_) <= self.drift + 1 else 1
+            return 3 if abs(2 * self.of_cma - self.of_all) <= self.drift + 1 else 1
         return 2 if self.has(preferred, 0, most) else 0
 
     def take(self, type_: int, order: int, *, exactly: bool) -> None:
@@ -205,6 +206,8 @@ class _Ledger:
         self.free[source][type_] -= 1
         for surplus in range(order, source):
             self.free[surplus][type_] += 1
+        self.of_all -= 1 << order
+        self.of_cma -= (type_ == CMA) << order
 
 
 def x7(policy: str) -> tuple[int, int]:
