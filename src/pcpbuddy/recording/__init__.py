@@ -68,7 +68,7 @@ def load(source: str | os.PathLike[str]) -> Recording:
     if last is not None:
         snapshot.verify(last)
     stream.verify(rows, first, last)
-    requests, times_ns, left_out = stream.requests(rows, first)
+    requests, times_ns, left_out = stream.timed_requests(rows, first)
     return Recording(
         name=base.name,
         kernel=first.json["kernel"],

@@ -178,9 +178,17 @@ def seconds(rows: Rows) -> float:
     return float(stamps.max() - stamps.min()) / 1e9 if len(stamps) else 0.0
 
 
-def requests(rows: Rows, first: Snapshot) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+def requests(rows: Rows, first: Snapshot) -> tuple[np.ndarray, dict[str, int]]:
     """
-    The request stream, when each request was recorded (ns, never going back), and what was left out or assumed.
+    The request stream, and what was left out of it or assumed, by name.
+    """
+    records, _, left_out = timed_requests(rows, first)
+    return records, left_out
+
+
+def timed_requests(rows: Rows, first: Snapshot) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """
+    The same with when each request was recorded (ns, never going back).
     """
     left_out = _counted(rows)
     parts = _with_probes(rows, left_out) if rows.with_probes else _plain(rows, left_out, first)
