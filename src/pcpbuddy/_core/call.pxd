@@ -9,8 +9,9 @@
 # The names of states: W_ walk through the zones, S_ sweep over zones and CPUs, T_ tick, O_ off-lining. A call may
 # pass through a sweep on its way: call.then is where it goes on.
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint8_t
 
+from .atomic cimport exchange32
 from .driver cimport begin
 from .node cimport NodeRef
 from .op cimport B_START, D_START, F_PREPARE, X_START, Z_START, Op
@@ -65,6 +66,7 @@ cdef struct Call:
     NodeRef *node
     Zone *zone                 # of a call that concerns one
     Zone **zones               # S: all that are swept
+    uint32_t *mutex            # S: held while this one drains everything; or NULL
     idx *pages                 # bulk
     int64_t n                  # bulk: pages wanted. Run: pages left
     uint8_t kind
@@ -105,9 +107,18 @@ cdef inline void sweep(Call *call, Zone **zones, int nr, bint drains, int then) 
     call.nr = nr
     call.drains = drains
     call.then = <uint8_t>then
+    call.mutex = NULL
     call.s = 0
     call.c = 0
     call.at = S_FLUSH
+
+cdef inline void drain_everything(Call *call, NodeRef *node, int then) noexcept nogil:
+    """B-100: one such drain at a time; whoever comes while another is under way leaves it at that."""
+    if node.drain_mutex is not NULL and exchange32(node.drain_mutex, 1):
+        call.at = <uint8_t>then
+        return
+    sweep(call, node.zones, node.nr, True, then)
+    call.mutex = node.drain_mutex
 
 
 # -- the operations that calls consist of ----------------------------------------------------------------------

@@ -276,6 +276,7 @@ cdef struct Sim:
     Stat *user_stats
     Zone zone[40]
     NodeRef node[8]
+    uint32_t drain_mutex       # one drain of everything at a time (B-100)
     Caches caches[40]
     Queue *queue
     int32_t *barrier           # CPUs that are at it

@@ -175,6 +175,7 @@ cdef int make_nodes(Sim *s, zone_node, zone_kind) except -1:
     cdef NodeRef *ref
     for node in range(s.nr_nodes):
         ref = &s.node[node]
+        ref.drain_mutex = &s.drain_mutex
         for away in range(s.nr_nodes - 1, -1, -1):
             for k in range(s.nr_zones):
                 if zone_node[k] == (node + away) % s.nr_nodes:

@@ -1,7 +1,7 @@
 # The zones that a request may use, which of them it tries, and with which flags (baseline sections 8 and 9).
 # What is done with this, call by call: request.pxd.
 
-from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
 from .page cimport (
     BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC,
@@ -26,6 +26,7 @@ cdef struct NodeRef:           # all zones as one NUMA node sees them, the last 
     int nr
     uint8_t kinds[40]          # ZONE_* by name
     uint8_t node[40]           # which NUMA node each is of
+    uint32_t *drain_mutex      # shared by all nodes; NULL: there is one thread (B-100)
 
 cdef inline int gfp_type(int gfp) noexcept nogil:
     """B-25."""

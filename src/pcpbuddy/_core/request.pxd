@@ -5,13 +5,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint8_t
 
 from .alloc cimport not_served
-from .atomic cimport fence, store8
+from .atomic cimport fence, release32, store8
 from .buddy cimport visible
 from .call cimport (
     AGAIN, CALL_ALLOC, CALL_BATCH, CALL_BULK, CALL_DRAIN, CALL_FREE, CALL_ISOLATE, CALL_OFFLINE, CALL_RUN, CALL_TICK,
     FAST, ISOLATED, LAST, O_DRAIN, O_FOLD, O_RESIZE, O_START, OVER, READY, RUN, SLOW, S_DRAIN, S_FLUSH, T_ABSORB,
     T_DECAY, T_EXPIRE, T_START, W_BULK, W_BULK_TRIED, W_DRAINED, W_TRIED, W_UNRESERVE, W_UNRESERVED, W_ZONE, Call,
-    begin_call, bulk_op, drain_op, flush_op, free_op, sweep, zone_op,
+    begin_call, bulk_op, drain_everything, drain_op, flush_op, free_op, sweep, zone_op,
 )
 from .driver cimport begin
 from .fallback cimport worth_unreserving
@@ -120,7 +120,7 @@ cdef inline void unreserve_on(Call *call) noexcept nogil:
 
 cdef inline void unreserve_over(Call *call, bint gave) noexcept nogil:
     if call.walk == SLOW:
-        sweep(call, call.node.zones, call.node.nr, True, W_DRAINED)
+        drain_everything(call, call.node, W_DRAINED)
     elif gave:
         walk_from(call, LAST, call.first, call.aflags)
     else:
@@ -196,6 +196,8 @@ cdef inline Zone *sweep_next(Call *call) noexcept nogil:
         else:
             call.at = S_FLUSH
             call.s += 1
+    if call.mutex is not NULL:
+        release32(call.mutex, 0)
     call.at = call.then
     return NULL
 
@@ -387,7 +389,7 @@ cdef inline void begin_tick(Call *call, Zone *z, int cpu) noexcept nogil:
 cdef inline void begin_drain_all(Call *call, NodeRef *node, int cpu) noexcept nogil:
     """B-100 of all zones."""
     begin_call(call, NULL, CALL_DRAIN, OVER, cpu)
-    sweep(call, node.zones, node.nr, True, OVER)
+    drain_everything(call, node, OVER)
 
 cdef inline void begin_drain_zone(Call *call, Zone *z, int cpu) noexcept nogil:
     """B-100 of one zone."""
