@@ -158,6 +158,6 @@ def run(seed=1, zones=2, cpus=4, counted=None, elapsed_ns=0, **manifest_changes)
         result(seed, zones, cpus)[0],
         {**COUNTED, **(counted or {})},
         [{"allocs": 1000 + cpu} for cpu in range(cpus)],
-        manifest(zones, **manifest_changes),
+        manifest(zones, **{"seed": seed, **manifest_changes}),
         elapsed_ns,
     )

@@ -26,15 +26,15 @@ NO_DIFFERENCE = "no difference"
 SHARE, NS, COUNT = "share", "ns", "count"
 # (metric, title, kind of figure); a kind decides how a figure and its change are written.
 FEW: tuple[tuple[str, str, str], ...] = (
-    ("zone_lock.wait_ns.share", "zone lock wait, of CPU time", SHARE),
+    ("zone_lock.wait_ns.share", "zone lock wait, CPU time", SHARE),
     ("zone_lock.wait_ns.mean", "  per hold, mean", NS),
     ("zone_lock.wait_ns.p99", "  p99", NS),
     ("zone_lock.hold_ns.mean", "zone lock hold, mean", NS),
     ("zone_lock.hold_ns.p99", "  p99", NS),
-    ("zone_lock.utilisation", "zone lock held, of the time", SHARE),
+    ("zone_lock.utilisation", "zone lock held, of time", SHARE),
     ("zone_lock.holds_per_1000_allocs", "holds per 1000 allocations", COUNT),
     ("zone_lock.pages_per_hold", "pages per hold", COUNT),
-    ("pcp_lock.wait_ns.share", "PCP lock wait, of CPU time", SHARE),
+    ("pcp_lock.wait_ns.share", "PCP lock wait, CPU time", SHARE),
     ("allocs.from_pcp", "served without zone lock", SHARE),
     ("call.alloc.ns.mean", "allocation, mean", NS),
     ("call.alloc.ns.p99", "  p99", NS),
@@ -193,7 +193,8 @@ def change_text(change: Change, kind: str) -> str:
     elif of is None:
         return "from 0"
     elif of.mean > 9.995:
-        return f"x{1 + of.mean:.0f}" + (f" +-{of.half:.0f}" if of.n > 1 else "")
+        half = f"+-{of.half:.0f}" if of.n > 1 and of.half >= 0.5 else ""
+        return f"x{1 + of.mean:.0f}{half}"
     places = 1 if abs(of.mean) >= 0.000995 else 2
     unit = "pt" if kind == SHARE else "%"
     if abs(of.mean) < 0.00005:
