@@ -279,23 +279,36 @@ cdef inline void account(int64_t *counters, int o, int64_t sign) noexcept nogil:
     counters[12] += sign << o
     counters[13] += 1
 
+cdef int clear_lists(Descriptor *d, int64_t size) except -1:
+    """Empty lists of all orders below a pageblock, for descriptors of a whole one."""
+    cdef int o
+    if size < (2 << LADDER) * <int64_t>sizeof(Descriptor):
+        raise PcpBuddyError(f"calibration: {size} bytes hold no pageblock")
+    for o in range(LADDER):
+        d[1 + o].next = d[1 + o].prev = 1 + o
+    return 0
+
 def list_op(uint8_t[::1] memory, int64_t[::1] counters, uint64_t n):
-    """ns of the same in a zone, which keeps page words and counters."""
+    """ns of adding a chunk to a zone list and taking it away again, with its word and the zone's counters."""
     cdef Descriptor *d = descriptors(memory)
     cdef int64_t *c = &counters[0]
-    cdef int64_t start = now()
-    cdef uint32_t i
+    cdef int64_t start
+    cdef uint32_t base = 1 << LADDER
+    cdef int o
     cdef uint64_t _k
+    clear_lists(d, memory.shape[0])
+    start = now()
     with nogil:
         for _k in range(n):
-            i = d[0].next
-            unlink(d, i)
-            d[i].word = 0
-            account(c, 0, -1)
-            link_tail(d, 0, i)
-            d[i].word = FREE
-            account(c, 0, 1)
-    return per(now() - start, n)
+            for o in range(LADDER - 1, -1, -1):
+                d[base + o].word = FREE
+                link_tail(d, 1 + o, base + o)
+                account(c, o, 1)
+            for o in range(LADDER):
+                unlink(d, base + o)
+                d[base + o].word = 0
+                account(c, o, -1)
+    return per(now() - start, n * LADDER)
 
 def move(uint8_t[::1] memory, int64_t[::1] counters, uint64_t n):
     """ns of moving a chunk to the list of another type: here to the end of its own, with its counters."""
@@ -314,19 +327,17 @@ def move(uint8_t[::1] memory, int64_t[::1] counters, uint64_t n):
     return per(now() - start, n)
 
 def ladder(uint8_t[::1] memory, int64_t[::1] counters, uint64_t n):
-    """ns of a split and the merge that undoes it, list operations included; all of a block down to order 0 and up."""
+    """The same as splits of a block down to order 0 and merges up again: buddies are reckoned, and looked at."""
     cdef Descriptor *d = descriptors(memory)
     cdef int64_t *c = &counters[0]
-    cdef int64_t start = now()
+    cdef int64_t start
     cdef uint32_t base = 1 << LADDER
     cdef uint32_t b
     cdef int o
     cdef uint64_t _k
-    if memory.shape[0] < (2 << LADDER) * sizeof(Descriptor):
-        raise PcpBuddyError(f"calibration: {memory.shape[0]} bytes hold no pageblock")
+    clear_lists(d, memory.shape[0])
+    start = now()
     with nogil:
-        for o in range(LADDER):
-            d[1 + o].next = d[1 + o].prev = 1 + o
         for _k in range(n):
             for o in range(LADDER - 1, -1, -1):
                 b = base + (1u << o)

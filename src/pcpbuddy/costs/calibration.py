@@ -181,7 +181,8 @@ class _Loops:
         wanted = 32 << 20 if quick else max(256 << 20, 8 * shared_bytes)
         self.large = max(min(wanted, 1 << 30, _available_bytes() // 4), 16 << 20) // DESCRIPTOR - HEADS
         self.shared = _memory(1).cast("B").cast("I")
-        self.counters = _memory(1).cast("B").cast("q")
+        # Not where pages begin, as descriptors do: CPUs take addresses that differ by whole pages for the same at first.
+        self.counters = _memory(1)[3072:].cast("B").cast("q")
         self.hot, self.plain = self._descriptors(HOT), self._descriptors(HOT)
         self.block, self.warm = self._descriptors(2048), self._descriptors(self.own)
         self.cold = self._descriptors(self.large)
@@ -204,7 +205,7 @@ class _Loops:
             "push": lambda: core.push(self.shared, 20_000),
             "clock": lambda: core.clock(3_000),
             "entry": lambda: core.entry(hot, 30_000),
-            "list_op": lambda: core.list_op(hot, self.counters, 20_000),
+            "list_op": lambda: core.list_op(self.block, self.counters, 2_000),
             "move": lambda: core.move(hot, self.counters, 30_000),
             "ladder": lambda: core.ladder(self.block, self.counters, 2_000),
             "scan": lambda: core.scan(plain, HOT, 500),
@@ -340,7 +341,7 @@ HOW_MADE = {  # what each measured number is
     "handover_near_ns": "from leaving an MCS lock that two CPUs always want to the next holder's first instruction",
     "handover_far_ns": "the same, CPUs of two nodes",
     "entry_ns": "half of taking the first of a list and adding it as the last, in cache",
-    "list_op_ns": "the same with page words and the counters of a zone",
+    "list_op_ns": "half of adding a chunk to a zone list and taking it away, with page words and counters",
     "move_ns": "an unlink, a link and two counters, in cache",
     "merge_ns": "half of a split and the merge that undoes it, less their two list operations",
     "split_ns": "half of a split and the merge that undoes it, less their two list operations",
