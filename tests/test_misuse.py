@@ -190,7 +190,7 @@ def test_out_of_pages_moves_nothing(make):
 
 CONSTRUCTORS = {
     "unknown policy": ({"policy": "fixd"}, ConfigError, "fixd", "mainline"),
-    "unknown value": ({"policy": "fixed+merge=fre"}, ConfigError, "merge=fre", "drain, free or never"),
+    "unknown value": ({"policy": "fixed+merge=fre"}, ConfigError, "merge=fre", "drain, free, never or tail"),
     "senseless policy": ({"policy": "fixed+local_split=off"}, ConfigError, "local_split=off needs", "gate=fit"),
     "no policy": ({"policy": None}, ConfigError, "None", "expected a Policy"),
     "part of a CMA block": ({"cma_pages": 100}, UsageError, r"\b100\b", r"\b512\b"),

@@ -1,5 +1,5 @@
 """
-The vectors Y-1 to Y-63 of docs/reference/switch-vectors.md, on both implementations.
+The vectors Y-1 to Y-71 of docs/reference/switch-vectors.md, on both implementations.
 
 They were derived by hand from the rules, before anything was built, so that they are a witness of their own.
 """
@@ -1226,6 +1226,127 @@ def test_y65_a_dead_list_is_drained_from_its_start(make, drain):
     zone.tick(1)
     assert log(zone, "pcpu_drain") == [f"pd({pfns[1]},0,U)", f"pd({pfns[0]},0,M)"]
     assert zone.state()["pcp"][0]["pending"] == 0
+
+
+# merge=tail
+
+
+@pytest.mark.parametrize(
+    ("amount", "drained", "left"),
+    [(1, "pd(2,0,M)", f"P0: 3* P1: 0* {LADDER_A}"), (2, "pd(0,1,M)", f"P0: 3* 2* {LADDER_A}")],
+)
+def test_y66_merging_at_the_tail(make, amount, drained, left):
+    zone = after_x1(make, merge="tail")
+    free_all(zone, range(4), cpu=0)
+    log(zone)
+    zone.drain(0, amount, start=M)
+    assert log(zone, "pmerge", "pcpu_drain") == ["pmerge(0,1)", drained]
+    assert pcp_lists(zone) == lists(left)
+    assert zone.counters()["merge_visited"] == 9
+
+
+@pytest.mark.parametrize("amount", [3, None])
+def test_y67_merging_as_far_as_it_goes(make, amount):
+    zone = after_x1(make, merge="tail")
+    free_all(zone, range(4), cpu=0)
+    log(zone)
+    zone.drain(0, amount, start=M if amount else U)
+    assert log(zone, "pmerge", "pcpu_drain") == [
+        *("pmerge(0,1)", "pmerge(2,1)"),
+        *(f"pmerge(0,{order})" for order in range(2, 10)),
+        "pd(0,9,M)",
+    ]
+    assert free_lists(zone) == lists("F10: 0 1024")
+    assert owners(zone) == [-1, -1, -1, -1]
+    assert tuned(zone, "count") == (0,)
+    assert zone.counters()["merge_visited"] == 10
+
+
+# drain_by=visitor
+
+
+def visiting(make, base, pages=20, high=(16, 16), **switches):
+    """
+    Tiny, under a policy that visits and does not merge.
+    """
+    state = own(held(blank(1, **TINY | {"high": high}), *range(pages)), 0, 0, linked=False)
+    return make(state, switched(base, drain_by="visitor", merge="never", **switches))
+
+
+def test_y68_visited_by_who_pushes(make):
+    zone = visiting(make, "llist")
+    free_all(zone, range(15), cpu=1)
+    assert waiting(zone)[1] == 15
+    assert tuned(zone, "count") == (0,)
+    log(zone)
+    zone.free(15, cpu=1)
+    assert log(zone, "pcpu_drain") == [f"pd({pfn},0,M)" for pfn in range(9)]
+    assert pcp_lists(zone) == lists("P0: 15* 14* 13* 12* 11* 10* 9*")
+    assert waiting(zone) == ([], 0)
+    assert tuned(zone, "count high free_count") == (7, 16, 16)
+    counters = zone.counters()
+    assert (counters["holds_drain"], counters["absorbs"], counters["absorbed_pages"]) == (2, 1, 16)
+    assert (counters["frees_remote"], counters["frees_direct"]) == (16, 0)
+
+
+@pytest.mark.parametrize(("failing", "left"), [(0b01, (0, 16)), (0b10, (9, 0))])
+def test_y68_trylocks(make, failing, left):
+    """
+    The visit's own, and between two holds.
+    """
+    zone = visiting(make, "llist")
+    free_all(zone, range(15), cpu=1)
+    zone.fail_trylocks(failing)
+    zone.free(15, cpu=1)
+    assert (*tuned(zone, "count"), waiting(zone)[1]) == left
+
+
+def test_y68_interrupts_visit_nobody(make):
+    zone = visiting(make, "llist")
+    for pfn in range(16):
+        zone.free(pfn, cpu=1, irq=True)
+    assert waiting(zone)[1] == 16
+    zone.free(16, cpu=1)
+    assert zone.counters()["frees_direct"] == 1  # the bound
+
+
+def test_y69_visited_after_a_hand_over(make):
+    zone = visiting(make, "handover", handover_batch=4)
+    free_all(zone, range(16), cpu=1)
+    assert pcp_lists(zone) == lists("P0: 15* 14* 13* 12* 11* 10* 9*")
+    assert zone.counters()["remote_pushes"] == 4
+    batched = visiting(make, "handover", handover_batch=4)
+    batched.free_batch(list(range(20)), cpu=1)
+    assert pcp_lists(batched) == pcp_lists(zone)
+    assert waiting(batched)[1] == 4
+
+    zone = visiting(make, "handover", handover_batch=20)
+    free_all(zone, range(16), cpu=1)
+    zone.tick(1)
+    assert outboxes(zone, 1) == []
+    assert (*tuned(zone, "count"), waiting(zone)[1]) == (0, 16)
+
+
+def test_y70_visited_under_reclaim(make):
+    zone = visiting(make, "llist", pages=40, high=(100, 100))
+    zone.flags = names.ZONE_RECLAIM_ACTIVE
+    free_all(zone, range(27), cpu=1)
+    assert waiting(zone)[1] == 27
+    log(zone)
+    zone.free(27, cpu=1)
+    assert log(zone, "pcpu_drain") == [f"pd({pfn},0,M)" for pfn in range(21)]
+    assert tuned(zone, "count") == (7,)
+
+
+def test_y71_visited_to_make_room(make):
+    state = held(blank(4, cpus=3, batch=7, high=(16, 16)), *range(16), 512)
+    state = own(own(state, 0, 0, linked=False), 2, 1, linked=False)
+    zone = make(state, switched("handover", drain_by="visitor", merge="never", handover_targets=1))
+    free_all(zone, range(16), cpu=1)
+    assert tuned(zone, "count") == (0,)
+    zone.free(512, cpu=1)
+    assert tuned(zone, "count") == (7,)
+    assert outboxes(zone, 1) == [(2, [(512, 0)])]
 
 
 def test_a_snapshot_of_another_policy_is_refused():

@@ -49,7 +49,7 @@ class Switch(NamedTuple):
 
     def choices(self) -> str:
         """
-        The values in words: "drain, free or never", "a number from 1 to 2147483647".
+        The values in words: "drain, free, never or tail", "a number from 1 to 2147483647".
         """
         named = [str(v) for v in self.values if not (self.counts and isinstance(v, int))]
         if self.counts:
@@ -79,7 +79,7 @@ SWITCHES = (
     Switch("phase0_cap", ("off", "high"), "P-33", "stop recovering when count reaches high"),
     Switch("take_prefer", ("none", "unmarked"), "P-23", "which entry of an order is taken first"),
     Switch("refill_hold", ("one", "per_phase"), "P-32", "zone-lock holds of one refill"),
-    Switch("drain_by", ("freer", "owner"), "P-45", "who drains an owner's PCP after a remote free"),
+    Switch("drain_by", ("freer", "owner", "visitor"), "P-45", "who drains an owner's PCP after a remote free"),
     Switch("cma", ("fixed", "as-posted", "balanced"), "P-33, P-36, P-81", "CMA in phases 0 and 2"),
     Switch("gate", ("fit", "always", "never", "min"), "P-34", "when a refill may claim whole blocks"),
     Switch("phase0", ("on", "off"), "P-33", "recover fragments of own blocks"),
@@ -87,7 +87,7 @@ SWITCHES = (
     Switch("phase1_source", ("rmqueue", "own_type"), "P-34", "may phase 1 convert foreign whole blocks"),
     Switch("phase2_max", (8, 10), "P-35", "largest chunk order that phase 2 breaks"),
     Switch("phase3", ("rest", "if_empty"), "P-37", "phase 3 completes the batch, or only saves an empty one"),
-    Switch("merge", ("drain", "free", "never"), "P-50, P-53", "when buddies merge inside a PCP"),
+    Switch("merge", ("drain", "free", "never", "tail"), "P-50, P-53, P-55", "when buddies merge inside a PCP"),
     Switch("drain", ("largest_fit", "index", "smallest"), "P-61", "which entries a drain returns first"),
     Switch("drain_overshoot", ("allow", "stop", "split"), "P-61", "when no entry fits the amount"),
     Switch("owned_order", ("tail", "head"), "P-16", "where a block joins its owner's list"),
@@ -287,7 +287,8 @@ PROFILES = {
             name="tuned",
             meaning="our own: handover, with what the laboratory showed to be better (decision 0006)",
             remote="handover",
-            merge="never",
+            drain_by="visitor",
+            merge="tail",
             high_growth="pages",
         ),
     )

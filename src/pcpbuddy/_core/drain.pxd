@@ -12,9 +12,9 @@ from .op cimport (
     Z_UNISOLATE, Z_UNRESERVE, Op, settle_then,
 )
 from .ownership cimport BY_OFFLINE, disown
-from .page cimport DRAIN_INDEX, H_DRAIN, H_OTHER, MERGE_DRAIN, PB, SCALE_MAX, Pcp, Zone, first_block, idx
+from .page cimport DRAIN_INDEX, H_DRAIN, H_OTHER, PB, SCALE_MAX, Pcp, Zone, first_block, idx
 from .pcp cimport bulk_free
-from .pcpblock cimport drain_by_size, merge_pass
+from .pcpblock cimport drain_by_size, merge_before
 from .remote cimport absorb, flush_outbox, has_remote, nr_outboxes
 
 
@@ -47,8 +47,8 @@ cdef inline int drain_locked(Zone *z, Op *op) noexcept nogil:
         absorb(z, op)
         if op.flags & OP_ALL:
             op.n = p.count
-        if op.n > 0 and p.count > 0 and z.s.policy.merge == MERGE_DRAIN:
-            merge_pass(z, op.cpu, op.target)
+        if op.n > 0 and p.count > 0:
+            merge_before(z, op.cpu, op.target, op.n)
     if op.n > 0 and p.count > 0:
         op.at = D_HOLD
         return LOCK_ZONE

@@ -88,6 +88,7 @@ cdef inline void begin(Op *op, int at, int got, int cpu) noexcept nogil:
     op.owner = 0
     op.then = 0
     op.dead = 0
+    op.full = 0
     op.reject = 0
     op.aflags = 0
     op.page = 0

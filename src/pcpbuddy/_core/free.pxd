@@ -7,16 +7,16 @@ from .drain cimport drain_hold, drain_start
 from .events cimport E_FREE, E_FREE_BATCHED, E_REMOTE_FAIL, emit, emit_other
 from .op cimport (
     DONE, F_ASKED, F_DIRECT, F_DIRECTING, F_DRAIN, F_DRAINED, F_DRAINING, F_GAP, F_NEXT, F_PICK, F_PREPARE, F_PREPARING,
-    F_RELOCKED, F_TRIED, GROUP, LOCK_PCP, LOCK_ZONE, OP_BATCH, OP_IRQ, OP_NOLOCK, OP_PREPARED, TRY_PCP,
+    F_RELOCKED, F_TRIED, F_VISITED, GROUP, LOCK_PCP, LOCK_ZONE, OP_BATCH, OP_IRQ, OP_NOLOCK, OP_PREPARED, TRY_PCP,
     TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Op, settle_then, unsettled,
 )
 from .page cimport (
-    DRAIN_BY_OWNER, ISOLATE, MERGE_DRAIN, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL,
-    Zone, block_of, block_type, idx, word_of, word_order,
+    DRAIN_BY_OWNER, ISOLATE, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL,
+    UNMOVABLE, Pcp, Zone, block_of, block_type, idx, word_of, word_order,
 )
-from .pcp cimport commit, list_type, mark_for, pcp_order
-from .pcpblock cimport merge_pass
-from .remote cimport absorb, alive, announce, append, find_outbox, flush_outbox, push, slots, withdraw
+from .pcp cimport clamp, commit, list_type, mark_for, over_limit, pcp_order
+from .pcpblock cimport merge_before
+from .remote cimport absorb, announce, append, find_outbox, flush_outbox, push, pushed, slots, withdraw
 from .watermark cimport leave_below_high
 
 cdef enum:
@@ -92,8 +92,7 @@ cdef inline void drain_begin(Zone *z, Op *op) noexcept nogil:
     """What others pushed joins in, and one merge pass before the first hold (P-54)."""
     op.at = F_DRAIN
     absorb(z, op)
-    if z.s.policy.merge == MERGE_DRAIN:
-        merge_pass(z, op.cpu, op.target)
+    merge_before(z, op.cpu, op.target, op.n)
 
 cdef inline bint limit_later(Zone *z, Op *op) noexcept nogil:
     return op.flags & OP_NOLOCK or z.s.policy.drain_by == DRAIN_BY_OWNER and op.target != op.cpu
@@ -120,8 +119,7 @@ cdef inline bint push_next(Zone *z, Op *op) noexcept nogil:
         return False
     count_freed(z, op, i)
     push(z, op.cpu, op.to, i)
-    if not alive(z, op.to):
-        op.dead = op.to + 1
+    pushed(z, op, op.to)
     return True
 
 cdef inline int gather_next(Zone *z, Op *op) noexcept nogil:
@@ -136,7 +134,7 @@ cdef inline int gather_next(Zone *z, Op *op) noexcept nogil:
         return UNLOCK_PCP
     if k == slots(z):   # all are in use, for others
         flush_outbox(z, op, op.cpu, 0)
-        if op.dead:                        # settled first, without the lock; then this page again
+        if op.dead or op.full:             # settled first, without the lock; then this page again
             withdraw(z, op.to, pages)
             return GO_ON
     count_freed(z, op, i)
@@ -155,11 +153,35 @@ cdef inline int release(Op *op) noexcept nogil:
     op.at = F_NEXT
     return UNLOCK_PCP
 
+cdef inline int visit(Op *op) noexcept nogil:
+    """P-45: the CPU that was pushed too much; if somebody has its lock, the next push will see."""
+    op.target = <unsigned short>(op.full - 1)
+    op.full = 0
+    op.at = F_VISITED
+    return TRY_PCP
+
+cdef inline int visited(Zone *z, Op *op) noexcept nogil:
+    """F_VISITED: what waits moves in, and the limit is looked at as after a free."""
+    cdef Pcp *p = &z.pcp[op.target]
+    cdef int n
+    op.at = F_NEXT
+    op.held = op.got
+    if not op.got or not p.online:         # gone: whoever takes it off-line has drained it, or will
+        return GO_ON
+    absorb(z, op)
+    p.high = clamp(p.high, p.high_min, p.high_max)
+    n = over_limit(z, p, False)
+    if n:
+        ask_drain(z, op, n, 0, UNMOVABLE)
+    return GO_ON
+
 cdef inline int free_next(Zone *z, Op *op) noexcept nogil:
     """Choose the next page's way. Returns a lock action, ELSEWHERE, or GO_ON."""
     cdef idx i
     if unsettled(op):
         return release(op) if op.held else settle_then(op, F_NEXT)
+    if op.full:
+        return release(op) if op.held else visit(op)
     while op.k < op.end and not op.pages[op.k]:    # freed in the first pass
         op.k += 1
     if op.k == op.end:
@@ -282,6 +304,8 @@ cdef inline int free_step(Zone *z, Op *op) noexcept nogil:
             return lock_target(z, op)
         elif op.at == F_TRIED:
             action = locked_or_not(z, op)
+        elif op.at == F_VISITED:
+            action = visited(z, op)
         elif op.at == F_ASKED:
             drain_begin(z, op)
         elif op.at == F_DRAIN:

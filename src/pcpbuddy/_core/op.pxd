@@ -56,6 +56,7 @@ cdef enum:  # states
     F_PREPARE = 35             # first pass over a group
     F_PREPARING = 36           # zone lock taken for a page that no PCP serves
     F_ASKED = 37               # PCP lock held, a commit asked for a drain of op.n pages from op.start on
+    F_VISITED = 38             # PCP lock of a CPU tried that has been pushed more than it may hold
 
     D_START = 40
     D_LOCKED = 41              # PCP lock taken
@@ -119,6 +120,7 @@ cdef struct Op:
     int raised                 # A, B: what B-64 raised high for; -1: nothing
     int result
     uint32_t dead              # an off-line CPU whose list was pushed to, + 1 (P-46)
+    uint32_t full              # F: a CPU that was pushed more than it may hold, + 1 (P-45)
     idx reject                 # first of the pages to be freed directly, through Page.next (P-46)
     idx reject_last
     idx *pages

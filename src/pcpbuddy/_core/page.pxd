@@ -99,6 +99,7 @@ cdef enum:
     PREFER_UNMARKED = 1
     HOLD_PER_PHASE = 1
     DRAIN_BY_OWNER = 1
+    DRAIN_BY_VISITOR = 2
     CMA_FIXED = 0
     CMA_AS_POSTED = 1
     CMA_BALANCED = 2
@@ -110,6 +111,7 @@ cdef enum:
     PHASE3_REST = 0
     MERGE_DRAIN = 0
     MERGE_FREE = 1
+    MERGE_TAIL = 3
     DRAIN_LARGEST_FIT = 0
     DRAIN_INDEX = 1
     DRAIN_SMALLEST = 2

@@ -150,6 +150,17 @@ cdef inline int free_amount(Pcp *p, int limit, bint free_high) noexcept nogil:
         return 1
     return clamp(p.free_count, p.batch, limit - p.batch)
 
+cdef inline int over_limit(Zone *z, Pcp *p, bint free_high) noexcept nogil:
+    """B-83, B-84: pages to drain now; high is clamped."""
+    cdef int limit = free_limit(z, p, free_high)
+    cdef int n
+    if p.count < limit:
+        return 0
+    n = free_amount(p, limit, free_high)
+    if n == 0:
+        leave_below_high(z)
+    return n
+
 cdef inline uint32_t mark_for(Zone *z, Block *b, int c) noexcept nogil:
     """P-44: marked iff the block is c's, read under c's lock; or everything is."""
     if z.s.policy.mark == MARK_ALL:
@@ -191,8 +202,6 @@ cdef inline int commit(
     limit_later: B-92, and frees whose drain is left to the owner. plain: a literal; see driver.pxd.
     """
     cdef bint free_high = False
-    cdef int limit
-    cdef int n
     p.alloc_factor >>= 1
     if plain:
         pcp_put(z, c, i, o, T, mark, False)
@@ -214,13 +223,7 @@ cdef inline int commit(
     p.high = clamp(p.high, p.high_min, p.high_max)
     if likely(p.count < p.high and not free_high and not z.s.flags & (RECLAIM_ACTIVE | BELOW_HIGH)):
         return 0                           # below every limit of B-83
-    limit = free_limit(z, p, free_high)
-    if p.count < limit:
-        return 0
-    n = free_amount(p, limit, free_high)
-    if n == 0:
-        leave_below_high(z)
-    return n
+    return over_limit(z, p, free_high)
 
 
 # -- draining under one zone-lock hold --------------------------------------------------------------

@@ -5,42 +5,81 @@ from libc.stdint cimport uint32_t
 
 from .events cimport E_PMERGE, emit
 from .page cimport (
-    BUDDY_MASK, DRAIN_SMALLEST, MARK, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB, Zone, block_type, cpu_head, idx, word_of,
-    word_type,
+    BUDDY_MASK, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB, Zone, block_type,
+    cpu_head, idx, word_of, word_type,
 )
 from .pcp cimport drained, free_entry, list_type, pcp_del, pcp_put, split_entry
 
 
 # -- merging ---------------------------------------------------------------------------------------
 
+cdef inline void merge_pair(Zone *z, int cpu, int c, idx i, idx b, int o, int T) noexcept nogil:
+    """P-51: an entry of a list of type T and its buddy become one, on the tail."""
+    cdef int Tb = word_type(word_of(z, b))
+    pcp_del(z, c, i, o)
+    pcp_del(z, c, b, o)
+    i &= b
+    pcp_put(z, c, i, o + 1, T if Tb == T else list_type(block_type(z, i)), MARK, True)
+    z.counts[cpu].pcp_merges += 1
+    emit(z, E_PMERGE, cpu, i, o + 1, 0)
+
+cdef inline bint meets_buddy(Zone *z, int cpu, idx i, idx b) noexcept nogil:
+    """Are both marked, and of one order in one PCP? Reads the neighbour's word without its lock (P-102)."""
+    z.counts[cpu].merge_visited += 1
+    return word_of(z, i) & MARK and not (word_of(z, i) ^ word_of(z, b)) & BUDDY_MASK
+
 cdef inline void merge_pass(Zone *z, int cpu, int c) noexcept nogil:
-    """P-50, P-51: marked buddies of this PCP meet, bottom up. Reads neighbours' words without their lock (P-102)."""
+    """P-50: marked buddies of this PCP meet, bottom up."""
     cdef int o
     cdef int T
     cdef idx head
     cdef idx i
     cdef idx b
     cdef idx next
-    cdef int Tb
     for o in range(PB):
         for T in range(3):
             head = cpu_head(c, 3 * o + T)
             i = z.page[head].next
             while i != head:
                 next = z.page[i].next
-                z.counts[cpu].merge_visited += 1
                 b = i ^ (1u << o)
-                if word_of(z, i) & MARK and not (word_of(z, i) ^ word_of(z, b)) & BUDDY_MASK:
-                    Tb = word_type(word_of(z, b))
+                if meets_buddy(z, cpu, i, b):
                     if next == b:
                         next = z.page[b].next
-                    pcp_del(z, c, i, o)
-                    pcp_del(z, c, b, o)
-                    i &= b
-                    pcp_put(z, c, i, o + 1, T if Tb == T else list_type(block_type(z, i)), MARK, True)
-                    z.counts[cpu].pcp_merges += 1
-                    emit(z, E_PMERGE, cpu, i, o + 1, 0)
+                    merge_pair(z, cpu, c, i, b, o, T)
                 i = next
+
+cdef inline void merge_tail(Zone *z, int cpu, int c, int n) noexcept nogil:
+    """P-55: the same from the tails on, and no further than a drain of n pages may reach."""
+    cdef int o
+    cdef int T
+    cdef int looks
+    cdef idx head
+    cdef idx i
+    cdef idx b
+    cdef idx prev
+    for o in range(PB):
+        for T in range(3):
+            head = cpu_head(c, 3 * o + T)
+            i = z.page[head].prev
+            looks = max(n >> o, 1)
+            while i != head and looks > 0:
+                looks -= 1
+                prev = z.page[i].prev
+                b = i ^ (1u << o)
+                if meets_buddy(z, cpu, i, b):
+                    looks -= 1
+                    if prev == b:
+                        prev = z.page[b].prev
+                    merge_pair(z, cpu, c, i, b, o, T)
+                i = prev
+
+cdef inline void merge_before(Zone *z, int cpu, int c, int n) noexcept nogil:
+    """P-54: before the first hold of a drain of n pages."""
+    if z.s.policy.merge == MERGE_DRAIN:
+        merge_pass(z, cpu, c)
+    elif z.s.policy.merge == MERGE_TAIL:
+        merge_tail(z, cpu, c, min(n, z.pcp[c].count))
 
 
 # -- draining --------------------------------------------------------------------------------------

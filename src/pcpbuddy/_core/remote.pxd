@@ -9,12 +9,12 @@ from libc.stdint cimport int32_t, uint32_t
 from .atomic cimport addi32, cas32, exchange32, load32, load8_ordered, loadi32
 from .cache cimport touch
 from .events cimport E_ABSORB, E_REMOTE_PUSH, emit, emit_other
-from .op cimport Op, add_reject
+from .op cimport OP_IRQ, X_LOCKED, Op, add_reject
 from .page cimport (
-    ISOLATE, ORDER_SHIFT, REMOTE, SCALE_MAX, Outbox, Pcp, Zone, block_of, block_type, idx, remote_line, set_word,
-    word_of, word_order,
+    DRAIN_BY_VISITOR, ISOLATE, MOVABLE, ORDER_SHIFT, RECLAIM_ACTIVE, REMOTE, SCALE_MAX, Outbox, Pcp, Zone, block_of,
+    block_type, cpu_head, idx, remote_line, set_word, word_of, word_order,
 )
-from .pcp cimport list_type, mark_for, pcp_order, put_freed
+from .pcp cimport clamp, list_type, mark_for, pcp_order, put_freed
 
 
 # -- pushing -----------------------------------------------------------------------------------------
@@ -56,6 +56,25 @@ cdef inline bint alive(Zone *z, int target) noexcept nogil:
     order, so one of the two sees the other.
     """
     return load8_ordered(&z.pcp[target].online)
+
+cdef inline bint overfull(Zone *z, int target) noexcept nogil:
+    """P-45: has it as many pages as a free may not leave it (B-83), with those on their way to it? A guess: no lock."""
+    cdef Pcp *p = &z.pcp[target]
+    cdef int limit = clamp(loadi32(&p.high), loadi32(&p.high_min), loadi32(&p.high_max))
+    touch(z.caches, cpu_head(target, MOVABLE))    # near the fields that are read
+    if z.s.flags & RECLAIM_ACTIVE:
+        limit = min(4 * p.batch, limit)
+    return loadi32(&p.count) + loadi32(&z.remote[target].pending) >= limit
+
+cdef inline void pushed(Zone *z, Op *op, int target) noexcept nogil:
+    """After a push: whom to look after once no lock is held."""
+    if not alive(z, target):
+        op.dead = target + 1
+    elif (
+        z.s.policy.drain_by == DRAIN_BY_VISITOR and op.at != X_LOCKED and not op.flags & OP_IRQ
+        and overfull(z, target)
+    ):
+        op.full = target + 1
 
 cdef inline void make_remote(Zone *z, idx i) noexcept nogil:
     set_word(z, i, REMOTE | word_order(word_of(z, i)) << ORDER_SHIFT)
@@ -174,8 +193,7 @@ cdef inline void flush_outbox(Zone *z, Op *op, int owner, int k) noexcept nogil:
         return
     emit_pushes(z, op.cpu, box.target, box.newest)
     push_chain(z, op.cpu, box.target, box.newest, box.oldest)
-    if not alive(z, box.target):
-        op.dead = box.target + 1
+    pushed(z, op, box.target)
 
 cdef inline int find_outbox(Zone *z, int cpu, int target) noexcept nogil:
     """Of all in use the one for target; else how many are in use."""

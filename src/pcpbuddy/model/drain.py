@@ -26,7 +26,7 @@ class Drain(Refill):
         self.absorb(cpu)
         if pcp.count == 0:
             return True
-        self.merge_pass(cpu)  # P-54: once, before the first hold
+        self.merge_pass(cpu, amount)  # P-54: once, before the first hold
         while True:
             if self.policy.drain == "index":
                 chunk = min(amount, pcp.batch)

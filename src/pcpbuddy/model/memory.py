@@ -178,6 +178,7 @@ class Memory:
         self.entries: dict[int, Entry] = {}
         self.allocated: dict[int, Allocation] = {}
         self.deferred: list[Run] = []  # B-92; the last is popped first
+        self.overfull = NOBODY  # the CPU that this operation pushed too much (P-45)
         self.rejects: list[Run] = []  # pages that this operation frees directly when it holds no PCP lock (P-46)
         for pcp in self.pcps:
             pcp.owned = [PageList() for _ in range(names.CMA + 1 if self.policy.owned_lists == "per_type" else 1)]

@@ -98,13 +98,13 @@ class Paths(Upkeep):
         target = self._target(pfn)
         pushes = self.policy.remote in ("llist", "handover") and not nolock
         if pushes and target != self.this_cpu:
-            return self._hand_over(target, pfn, order, locked, batched)
+            return self._hand_over(target, pfn, order, locked, irq, batched)
         if locked != target and not self._lock_target(target, atomic=irq or nolock):
             if not pushes or self.turned_away(target, order):
                 return self._lock_missed(target, pfn, order, nolock)
             self._accept(target, pfn, batched)
             self.push_one(target, pfn, order)
-            return NOBODY
+            return self._settle(NOBODY, irq)
         self._accept(target, pfn, batched)
         return self._settle(target if self._commit(target, pfn, order, nolock) else NOBODY)
 
@@ -139,14 +139,22 @@ class Paths(Upkeep):
         if batched:
             self.emit("free_batched", pfn)
 
-    def _settle(self, locked: int) -> int:
-        """The end of one free: its rejects need the PCP lock dropped (P-46)."""
-        if not self.rejects:
-            return locked
-        self.free_rejects()
-        return NOBODY
+    def _settle(self, locked: int, irq: bool = False) -> int:
+        """The end of one free. Its rejects need the PCP lock dropped (P-46), and so does a visit (P-45)."""
+        overfull, self.overfull = self.overfull, NOBODY
+        if self.rejects:
+            self.free_rejects()
+            locked = NOBODY
+        return locked if irq or overfull == NOBODY else self._visit(overfull)
 
-    def _hand_over(self, target: int, pfn: int, order: int, locked: int, batched: bool) -> int:
+    def _visit(self, target: int) -> int:
+        """P-45, drain_by=visitor: the limit is looked at for a CPU that was pushed too much, if its lock is free."""
+        if not self.trylock():
+            return NOBODY
+        self.absorb(target)
+        return self._settle(target if self._keep_limit(target, free_high=False) else NOBODY)
+
+    def _hand_over(self, target: int, pfn: int, order: int, locked: int, irq: bool, batched: bool) -> int:
         """P-46, P-46b: a foreign run joins the outbox for its owner, or is pushed alone without any lock."""
         gathers = self.policy.remote == "handover"
         if gathers and locked != self.this_cpu:
@@ -156,15 +164,17 @@ class Paths(Upkeep):
         if not gathers or locked == NOBODY:
             self._accept(target, pfn, batched)
             self.push_one(target, pfn, order)
-            return locked
+            return self._settle(locked, irq)
         flushed = self.make_room(self.this_cpu, target)
         if flushed is not None and not self.pcps[flushed].online:
             self.free_rejects()
             self.drain_zone(flushed)
-            return self._hand_over(target, pfn, order, NOBODY, batched)
+            return self._hand_over(target, pfn, order, NOBODY, irq, batched)
+        if self.overfull != NOBODY and not irq:
+            return self._hand_over(target, pfn, order, self._settle(NOBODY), irq, batched)
         self._accept(target, pfn, batched)
         self.append(self.this_cpu, target, pfn, order)
-        return self._settle(self.this_cpu)
+        return self._settle(self.this_cpu, irq)
 
     def _commit(self, target: int, pfn: int, order: int, nolock: bool) -> bool:
         """B-81 to B-84 on the target's PCP (P-45), which the executing CPU drains. Whether its lock is still held."""
@@ -177,6 +187,11 @@ class Paths(Upkeep):
         free_high = self.free_high(pcp, order)
         if nolock or (target != self.this_cpu and self.policy.drain_by == "owner"):
             return True
+        return self._keep_limit(target, free_high, order, mt)
+
+    def _keep_limit(self, target: int, free_high: bool, order: int = 0, mt: int = names.UNMOVABLE) -> bool:
+        """B-82 to B-84 after an entry of that order and type joined target's PCP. Whether its lock is still held."""
+        pcp = self.pcps[target]
         limit = self.free_limit(pcp, free_high)
         if pcp.count < limit:
             return True

@@ -66,14 +66,28 @@ class PcpLists(Fallback):
             return next((pfn for pfn in entries if pfn not in pcp.marked), entries.head)
         return entries.head
 
-    def merge_pass(self, cpu: int) -> None:
-        """P-50: merge marked buddies bottom-up, if the policy says so. With 14 lists nothing is marked (P-3, P-4)."""
-        if self.policy.merge != "drain":
+    def merge_pass(self, cpu: int, amount: int) -> None:
+        """P-50, P-55: before a drain of ``amount`` pages. With 14 lists nothing is marked (P-3, P-4)."""
+        if self.policy.merge not in ("drain", "tail"):
             return
+        amount = min(amount, self.pcps[cpu].count)
         for order in filter(self.layout.has, range(PB)):
             for mt in range(names.NR_PCP_TYPES):
-                for pfn in list(self.pcps[cpu].lists[self.layout.index(order, mt)]):
-                    self._merge(cpu, pfn, order)
+                entries = list(self.pcps[cpu].lists[self.layout.index(order, mt)])
+                if self.policy.merge == "tail":
+                    self._merge_from_tail(cpu, entries, order, max(amount >> order, 1))
+                else:
+                    for pfn in entries:
+                        self._merge(cpu, pfn, order)
+
+    def _merge_from_tail(self, cpu: int, entries: list[int], order: int, most: int) -> None:
+        """P-55: at most so many entries of a list; of two that merge, both count."""
+        for pfn in reversed(entries):
+            if most <= 0:
+                return
+            before = self.entries.get(pfn)
+            if before is not None and before.order == order:
+                most -= 1 if self._merge(cpu, pfn, order) is None else 2
 
     def merge_up(self, cpu: int, pfn: int, order: int) -> None:
         """P-53, merge=free: a freed entry that is marked merges for as long as it finds its buddy."""

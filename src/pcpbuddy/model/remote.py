@@ -6,8 +6,9 @@ all of this stays empty.
 """
 
 from .. import names
-from .memory import Run
+from .memory import Pcp, Run
 from .pcp import PcpLists
+from .sizing import clamp
 
 
 def pages_in(runs: list[Run]) -> int:
@@ -33,11 +34,20 @@ class Remote(PcpLists):
         return True
 
     def push(self, target: int, runs: list[Run]) -> None:
-        """One atomic push; the pages are in ``pending`` already."""
+        """One atomic push; the pages are in ``pending`` already. Whether the target has too much is seen now (P-45)."""
         self.count(remote_pushes=1)
         self.pcps[target].remote += runs
         for pfn, _ in runs:
             self.emit("remote_push", pfn, target)
+        if self.policy.drain_by == "visitor" and self.pcps[target].online and self._overfull(self.pcps[target]):
+            self.overfull = target
+
+    def _overfull(self, pcp: Pcp) -> bool:
+        """P-45: whether count, with all that is on its way, has reached the limit that B-83 would give."""
+        limit = clamp(pcp.high, pcp.high_min, pcp.high_max)
+        if self.flags & names.ZONE_RECLAIM_ACTIVE:
+            limit = min(4 * pcp.batch, limit)
+        return pcp.count + pcp.pending >= limit
 
     def push_one(self, target: int, pfn: int, order: int) -> None:
         self.pcps[target].pending += 1 << order

@@ -6,6 +6,7 @@ Each method takes the locks that it needs. Waiting for a PCP lock is allowed her
 
 from .. import names
 from .drain import Drain
+from .memory import NOBODY
 from .pcp import SCALE
 
 
@@ -23,7 +24,7 @@ class Upkeep(Drain):
         if self.policy.drain != "index":
             self.drain_some(cpu, pcp.count)
             return
-        self.merge_pass(cpu)
+        self.merge_pass(cpu, pcp.count)
         while pcp.count:
             self.free_by_index(pcp, pcp.batch << SCALE, 0)
         self.free_rejects()
@@ -38,6 +39,7 @@ class Upkeep(Drain):
         """P-46b: all that a CPU has gathered, for on-line CPUs or not; what one leaves behind before the next."""
         for target in list(self.pcps[cpu].outboxes):
             self.flush(cpu, target)
+            self.overfull = NOBODY  # who flushes all visits nobody (P-45)
             self.free_rejects()
             self.drain_dead([target])
 
