@@ -181,7 +181,7 @@ class _Loops:
         wanted = 32 << 20 if quick else max(256 << 20, 8 * shared_bytes)
         self.large = max(min(wanted, 1 << 30, _available_bytes() // 4), 16 << 20) // DESCRIPTOR - HEADS
         self.shared = _memory(1).cast("B").cast("I")
-        # Not where pages begin, as descriptors do: CPUs take addresses that differ by whole pages for the same at first.
+        # Not where a page begins, as descriptors do: CPUs first take addresses that differ by whole pages for the same.
         self.counters = _memory(1)[3072:].cast("B").cast("q")
         self.hot, self.plain = self._descriptors(HOT), self._descriptors(HOT)
         self.block, self.warm = self._descriptors(2048), self._descriptors(self.own)
