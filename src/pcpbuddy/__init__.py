@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .comparison import compare
     from .config import PROFILES, Policy, policy
-    from .costs import Costs, costs
+    from .costs import Costs
     from .errors import (
         BadFree,
         ConfigError,
@@ -47,7 +47,7 @@ _WHERE = {
         "errors",
     ),
     "compare": "comparison",
-    **dict.fromkeys(("Costs", "costs"), "costs"),
+    "Costs": "costs",
     "Machine": "machine",
     **dict.fromkeys(("Run", "load_run"), "run"),
 }
@@ -75,7 +75,6 @@ __all__ = [
     "UsageError",
     "Zone",
     "compare",
-    "costs",
     "load_run",
     "policy",
 ]
