@@ -120,13 +120,20 @@ def test_blocks_are_passed_over_by_posted_only():
 
 
 def test_churn_and_fill_are_what_they_say():
-    run = scenes.churn("fixed", 3, 1)
-    assert run == scenes.churn.__wrapped__("fixed", 3, 1)
+    run = scenes.churn("fixed", 3, 1, 0.7)
+    assert run == scenes.churn.__wrapped__("fixed", 3, 1, 0.7)
     assert 0 <= run.unusable <= 1000
     assert 0 <= run.huge <= run.drained <= 1
     full = scenes.fill("fixed", 0, True, 32)
     assert 0 < full.low < full.failed < full.managed
     assert full.parked > 0
+
+
+def test_adoption_makes_owners():
+    pieces = "runs of 64 pages, 60 % free"
+    without, with_ = (scenes.adoption(policy, 0, pieces) for policy in ("fixed", "fixed+adopt=on"))
+    assert with_.owned > without.owned
+    assert without.local > with_.local
 
 
 # Claims

@@ -17,9 +17,12 @@ from ..zone import Node, Zone
 
 __all__ = [
     "COUNTED",
+    "PIECES",
+    "Adoption",
     "Churn",
     "Fill",
     "Takes",
+    "adoption",
     "audit",
     "churn",
     "cma_pages",
@@ -39,6 +42,7 @@ BATCH = 63
 HIGH = (1000, 4096)
 SMALL_HIGH = (252, 252)  # no whole block fits under it: the gate of P-34 is closed
 COUNTED = (4096, 8192, 12288, 16384)
+ELSEWHERE = 0.3  # of the frees, on another CPU than took the pages
 CHUNK_ORDER = 8  # the largest that phase 2 looks at (phase2_max of all profiles)
 
 
@@ -67,7 +71,19 @@ def used_before(
     The zone of P-82: first filled, CPUs in turn, then so many pages freed at random and all PCPs drained.
     """
     zone = fresh(policy, cpus=cpus, high=high, exact=exact)
-    takers = list(range(cpus))
+    _fill_up(zone)
+    drawn = random.Random(seed).sample(range(zone.pages), freed)
+    for number, pfn in enumerate(drawn):
+        zone.free(pfn, number % cpus)
+    zone.drain()
+    return zone
+
+
+def _fill_up(zone: Zone) -> None:
+    """
+    All CPUs take single pages, a batch each in turn, until all of them are in use.
+    """
+    takers = list(range(zone.cpus))
     while takers:
         for cpu in list(takers):
             try:
@@ -75,11 +91,6 @@ def used_before(
                     zone.alloc(0, MOVABLE, cpu)
             except OutOfPages:
                 takers.remove(cpu)
-    drawn = random.Random(seed).sample(range(zone.pages), freed)
-    for number, pfn in enumerate(drawn):
-        zone.free(pfn, number % cpus)
-    zone.drain()
-    return zone
 
 
 def cma_pages(zone: Zone, counted: Iterable[int] = COUNTED) -> dict[int, int]:
@@ -318,6 +329,71 @@ def _pressed(policy: str, seed: int, rounds: int = 2) -> Zone:
     return zone
 
 
+# Blocks in pieces that nobody owns
+
+
+class Adoption(NamedTuple):
+    """
+    What a load did on memory in pieces: share of local frees, PCP merges for 1000 frees, pages parked in the mean of
+    the rounds, zone-lock holds for 1000 allocations, blocks owned at the end.
+    """
+
+    local: float
+    merges: float
+    parked: float
+    holds: float
+    owned: int
+
+
+PIECES_CPUS = 8
+PIECES_BLOCKS = 128
+PIECES_ROUNDS = 8
+# What is free, of memory that was full: single pages, or aligned runs, drawn at random.
+PIECES: dict[str, tuple[int, float]] = {"single pages, 90 % free": (1, 0.9), "runs of 64 pages, 60 % free": (64, 0.6)}
+
+
+@functools.cache
+def adoption(policy: str, seed: int, pieces: str) -> Adoption:
+    """
+    Rounds of processes on memory in pieces without owners: all CPUs take pages in turn, then give them back.
+
+    The memory was filled and freed by mainline, so no block has an owner, as after a boot or a change of type. A
+    process takes and frees 32 pages at a time; three in ten are freed by another CPU. Half of what is free is used.
+    """
+    run, share = PIECES[pieces]
+    before = Zone(PIECES_BLOCKS * PAGEBLOCK_PAGES, cpus=PIECES_CPUS, policy="mainline", zone_index=2)
+    _fill_up(before)
+    draw = random.Random(seed)
+    runs = draw.sample(range(before.pages // run), int(share * before.pages) // run)
+    for number, at in enumerate(runs):
+        for pfn in range(at * run, (at + 1) * run):
+            before.free(pfn, number % PIECES_CPUS)
+    before.drain()
+    zone = Zone.from_state(before.state(), policy)
+    each = int(share * zone.pages) // 2 // PIECES_CPUS // 32
+    parked = []
+    for _ in range(PIECES_ROUNDS):
+        groups: list[tuple[int, list[int]]] = []
+        for _ in range(each):
+            for cpu in range(PIECES_CPUS):
+                groups.append((cpu, [zone.alloc(0, MOVABLE, cpu) for _ in range(32)]))
+        for cpu, group in groups:
+            by = draw.randrange(PIECES_CPUS) if draw.random() < ELSEWHERE else cpu
+            for pfn in group:
+                zone.free(pfn, by)
+        parked.append(int(zone.census()["parked_pages"]))
+    counted = zone.counters()
+    frees = counted["frees_local"] + counted["frees_remote"] + counted["frees_direct"]
+    holds = sum(value for name, value in counted.items() if name.startswith("holds_"))
+    return Adoption(
+        counted["frees_local"] / frees,
+        1000 * counted["pcp_merges"] / frees,
+        sum(parked) / len(parked),
+        1000 * holds / counted["allocs"],
+        int(zone.census()["owned_blocks"]),
+    )
+
+
 # Fragmentation in the long run
 
 
@@ -326,9 +402,9 @@ class Churn:
     """
     What memory was like in the second half of a long run, and at its end.
 
-    unusable: unusable index of order 9, of 1000, over the zone's free memory. mixed: blocks with pages of more than
-    one type. foreign: blocks that are unmovable or reclaimable. huge, drained: 2 MiB pages that could be had at the
-    end, before and after all PCPs were drained, as a share of what free memory would make.
+    unusable: unusable index of order 9, of 1000, over the zone's free memory. mixed, foreign: shares of the blocks
+    that have pages of more than one type, that are unmovable or reclaimable. huge, drained: 2 MiB pages that could be
+    had at the end, before and after all PCPs were drained, as a share of what free memory would make.
     """
 
     unusable: float
@@ -340,8 +416,7 @@ class Churn:
 
 CHURN_CPUS = 4
 CHURN_BLOCKS = 128
-USED = 0.7  # of memory
-ELSEWHERE = 0.3  # of the frees, on another CPU than took the pages
+USED = (0.7, 0.9)  # of memory
 TICK_EVERY = 2000  # turns
 # Type, its share of the bursts, pages or objects of a burst at most, orders and their weights, and how likely a burst
 # is chosen to be freed: unmovable ones live longer. Made up; in no recording are all three types under pressure.
@@ -363,9 +438,9 @@ class _Burst(NamedTuple):
 
 
 @functools.cache
-def churn(policy: str, seed: int, times: int) -> Churn:
+def churn(policy: str, seed: int, times: int, used: float) -> Churn:
     """
-    Bursts of all three types come and go, until memory was allocated so many times over.
+    Bursts of all three types come and go, until memory was allocated so many times over. used: share in use.
 
     Half of the bursts die as a whole, of the others a random half goes first. A CPU that frees is now and then another
     one than the one that took. All PCPs are ticked now and then.
@@ -387,7 +462,7 @@ def churn(policy: str, seed: int, times: int) -> Churn:
         pages = len(burst.pfns) << burst.order
         in_use, taken = in_use + pages, taken + pages
         live[number].append(burst)
-        while in_use > USED * zone.pages:
+        while in_use > used * zone.pages:
             in_use -= _free_some(zone, draw, live)
         if turn % TICK_EVERY == 0:
             for cpu in range(zone.cpus):
@@ -403,7 +478,7 @@ def churn(policy: str, seed: int, times: int) -> Churn:
     huge = _huge_pages(zone)
     zone.drain()
     drained = huge + _huge_pages(zone)
-    return Churn(unusable, mixed, foreign_blocks, huge / possible, drained / possible)
+    return Churn(unusable, mixed / CHURN_BLOCKS, foreign_blocks / CHURN_BLOCKS, huge / possible, drained / possible)
 
 
 def _free_some(zone: Zone, draw: random.Random, live: list[list[_Burst]]) -> int:
