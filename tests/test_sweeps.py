@@ -121,7 +121,7 @@ def test_table(sweep):
     # The first policy stands beside two others, then beside the last.
     assert sum(line.startswith("4 CPUs, 16MiB") for line in lines) == 2
     (wide, narrow) = [line for line in lines if line.startswith("  pages per hold")][:2]
-    assert wide.split() == ["pages", "per", "hold", "100+-3", "50.0+-2.3", "-50.0%+-1.2", "100+-3", "="]
+    assert wide.split() == ["pages", "per", "hold", "100+-3", "50+-2", "-50.0%+-1.2", "100+-3", "="]
     assert narrow.split() == ["pages", "per", "hold", "100+-3", "100+-3", "no", "difference"]
     assert "no difference: no difference found, as the 95% interval of the change contains 0" in text
     assert "not calibrated" in text

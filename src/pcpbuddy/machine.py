@@ -389,18 +389,20 @@ def _to_the_end(simulation: Any, duration_ns: int | None, measures: bool, name: 
     """
     start_ns = None if measures else 0.0
     total = duration_ns or 0
+    until_ns = -1.0 if duration_ns is None else float(duration_ns)
     try:
-        over = False
-        while not over:
-            since = simulation.now_ns if start_ns is None else start_ns
-            until_ns = -1.0 if duration_ns is None else since + duration_ns
-            while not simulation.run(until_ns, EVENTS_PER_SLICE):
-                if progress is not None:
-                    progress(name, 0 if start_ns is None else int(simulation.now_ns - start_ns), total)
-            if start_ns is None and simulation.trouble is None and 0 <= until_ns <= simulation.now_ns:
+        while True:
+            over = simulation.run(until_ns, EVENTS_PER_SLICE)
+            now_ns = simulation.now_ns
+            reached = 0 <= until_ns <= now_ns
+            if start_ns is None:
                 start_ns = simulation.result()["start_ps"] / 1000 or None
-            else:
-                over = True
+                if duration_ns is not None:
+                    until_ns = (now_ns if start_ns is None else start_ns) + duration_ns
+            if over and not (reached and until_ns > now_ns):
+                break
+            if progress is not None:
+                progress(name, 0 if start_ns is None else int(now_ns - start_ns), total)
         if progress is not None:
             progress(name, total, total)
     except KeyboardInterrupt:
@@ -414,7 +416,7 @@ def _sample_ns(sample: str | float | None, duration_ns: int | None, load: "Load"
     if duration_ns is None and load.stream is not None:
         # A recording takes about as long as it took: the recorded time of the CPU that was seen longest.
         sums = [int(load.stream.think_ps[a:b].sum()) for a, b in itertools.pairwise(load.stream.first.tolist())]
-        duration_ns = max(sums, default=0) // 1000
+        return max(max(sums, default=0) // 1000 // SAMPLES, SAMPLE_NS // 10)
     return SAMPLE_NS if duration_ns is None else max(duration_ns // SAMPLES, 1)
 
 
