@@ -49,7 +49,7 @@ def _duration(duration: str | None) -> dict[str, Any]:
 def _k27(s: Settings) -> Finding:
     seeds = range(SCENE_SEEDS * s.seeds)
     table, verdicts = [], []
-    changes: dict[str, Interval] = {}
+    changes: dict[str, list[Interval]] = {}
     holds: list[tuple[Interval, Interval]] = []
     for pieces in scenes.PIECES:
         runs: dict[str, list[scenes.Adoption]] = {}
@@ -68,7 +68,7 @@ def _k27(s: Settings) -> Finding:
             for policy in ADOPTING[1:]
         }
         local, merges, parked, *_ = against[ADOPTING[1]]
-        changes[pieces] = merges
+        changes[pieces] = against[ADOPTING[1]]
         holds.append((columns["fixed"][3], columns[ADOPTING[1]][3]))
         verdicts += [
             verdict(local, above=0),
@@ -94,16 +94,19 @@ def _k27(s: Settings) -> Finding:
         claim="K-27",
         verdict=all_of(verdicts),
         figure=(
-            f"On memory in pieces that nobody owns, under adopt=on {sum(each == SUPPORTED for each in verdicts)} of "
-            f"{len(verdicts)} conditions hold: PCP merges per 1000 frees change by "
-            + " and ".join(f"{signed(of, 1)} ({pieces})" for pieces, of in changes.items())
-            + ", zone-lock holds per 1000 allocations go from "
+            "On memory in pieces that nobody owns, adopt=on changes the share of local frees by "
+            + " and ".join(f"{points(local)} ({pieces})" for pieces, (local, *_) in changes.items())
+            + ", PCP merges per 1000 frees by "
+            + " and ".join(signed(merges) for _, merges, *_ in changes.values())
+            + ", pages parked by "
+            + " and ".join(signed(parked) for _, _, parked, *_ in changes.values())
+            + "; zone-lock holds per 1000 allocations go from "
             + " and ".join(" to ".join(plain(of, 1) for of in pair) for pair in holds)
-            + ", but the share of local frees falls." * any(each == REFUTED for each in verdicts[::3])
+            + "."
         ),
         command=s.command("K-27"),
-        value=changes[first].mean,
-        interval=bounds(changes[first]),
+        value=changes[first][0].mean,
+        interval=bounds(changes[first][0]),
         why=(
             "A page of a block without an owner always goes to the CPU that frees it, so adoption can only make local "
             "frees remote: that condition, taken literally, cannot hold in this design, whatever adoption is good for. "
@@ -161,6 +164,7 @@ def _k28(s: Settings) -> Finding:
     had = f"mixed types, {scenes.USED[0]:.0%} used: 2 MiB pages to be had"
     index = f"mixed types, {scenes.USED[0]:.0%} used: unusable index 9"
     shares = {policy: percent(interval(values)) for policy, values in figures[had].values.items()}
+    good = sum(each == SUPPORTED for each in verdicts.values())
     return Finding(
         claim="K-28",
         verdict=all_of(verdicts.values()),
@@ -168,7 +172,7 @@ def _k28(s: Settings) -> Finding:
             f"After memory was allocated {times} times over in mixed types, {scenes.USED[0]:.0%} of it in use, "
             f"{shares['fixed']} of the possible 2 MiB pages can be had under fixed, {shares['mainline']} under "
             f"mainline ({points(changes[had])}); the unusable index of order 9 changes by "
-            f"{signed(changes[index])} of 1000. Neutral or better: {sum(each == SUPPORTED for each in verdicts.values())} of {len(verdicts)} figures."
+            f"{signed(changes[index])} of 1000. Neutral or better: {good} of {len(verdicts)} figures."
         ),
         command=s.command("K-28"),
         value=changes[had].mean,
