@@ -73,8 +73,6 @@ def test_nodes_and_zones():
     assert run.zones == list(facts)
     assert sum(run.metrics[f"zones.{name}.allocs"] for name in facts) == run.metrics["allocs"]
     # The kernel's formulas: each zone's watermark is its share of one pool, PCP limits count the node's own CPUs.
-    minima = [zone["watermark"][0] for name, zone in facts.items() if not name.endswith("Movable")]
-    assert minima == sorted(minima, key=lambda least: [m for m in minima].index(least))
     assert facts["node1.Normal"]["watermark"][0] > facts["node0.Normal"]["watermark"][0]
     assert 32 <= facts["node0.Movable"]["watermark"][0] <= 128
     assert facts["node1.Normal"]["high_max"] == facts["node1.Normal"]["pages"] // 8 // 2

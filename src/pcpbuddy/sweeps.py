@@ -223,7 +223,7 @@ def sweep(
     loads = [_load(workload, Machine(nr, **machine), parameters) for nr in sizes]
     if seeds is None:
         seeds = 1 if loads[0].stream is not None else SEEDS
-    drawn = _numbers("seeds", range(_nr_seeds(seeds)) if isinstance(seeds, int) else seeds)
+    drawn = _numbers("seeds", range(_nr_seeds(seeds)) if isinstance(seeds, int | str) else seeds)
     plan = [
         (Machine(nr, policy=policy, seed=seed, **machine), (policy.name, nr, seed))
         for nr in sizes
@@ -257,8 +257,8 @@ def metric_names() -> list[str]:
     return [name for name in run.metrics if not name.startswith("zones.")]
 
 
-def _nr_seeds(seeds: int) -> int:
-    if isinstance(seeds, bool) or not 1 <= seeds <= MOST_SEEDS:
+def _nr_seeds(seeds: int | str) -> int:
+    if isinstance(seeds, bool | str) or not 1 <= seeds <= MOST_SEEDS:
         raise ConfigError(f"seeds={seeds}: expected how many, 1 to {MOST_SEEDS}, or a list of seeds")
     return seeds
 

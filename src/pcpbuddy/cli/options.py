@@ -57,7 +57,8 @@ def read_config(path: str, keys: Iterable[str]) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not TOML: it is no UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        hint = '; words stand in quotes: memory = "4GiB"' if "Invalid value" in str(error) else ""
+        unquoted = "Invalid value" in str(error) or "Expected newline" in str(error)
+        hint = '; words stand in quotes: memory = "4GiB"' if unquoted else ""
         raise ConfigError(f"{path} is not TOML: {error}{hint}") from None
     known = list(keys)
     for key, value in config.items():
