@@ -133,7 +133,7 @@ class Machine:
         Raises ConfigError or RecordingError before anything runs.
         """
         load = find_load(workload, self.cpus, self.memory_bytes, self.nodes, parameters)
-        self._refuse(load, parameters if isinstance(workload, str | os.PathLike) else {})
+        self._refuse(load)
         asked = load.duration_ns if duration is None else parse_ns(duration, "duration")
         duration_ns = None if asked is None else round(asked)
         sample_ns = _sample_ns(sample, duration_ns, load)
@@ -148,7 +148,7 @@ class Machine:
         facts = manifest(
             [self.policy],
             mode="machine",
-            command=self._command(load, parameters, duration_ns, sample),
+            command=self._command(load, duration_ns, sample),
             workload={
                 "name": load.name,
                 "meaning": load.meaning,
@@ -176,7 +176,7 @@ class Machine:
         by_cpu = [metrics.of_cpu(zones, cpu) for cpu in range(self.cpus)]
         return measured(simulation.result(), metrics.of_zones(named), by_cpu, facts, elapsed_ns)
 
-    def _refuse(self, load: "Load", parameters: Mapping[str, Any]) -> None:
+    def _refuse(self, load: "Load") -> None:
         """
         What does not go together.
         """
@@ -301,9 +301,7 @@ class Machine:
             seed=self.seed,
         )
 
-    def _command(
-        self, load: "Load", parameters: Mapping[str, Any], duration_ns: int | None, sample: str | float | None
-    ) -> str:
+    def _command(self, load: "Load", duration_ns: int | None, sample: str | float | None) -> str:
         """
         The command line that does the same, without options that say what is the default anyway.
         """
@@ -325,7 +323,7 @@ class Machine:
             words += ["--duration", ns_exact(duration_ns)]
         if sample is not None:
             words += ["--sample", ns_exact(parse_ns(sample, "sample"))]
-        for name, value in parameters.items():
+        for name, value in _changed_parameters(load).items():
             words += ["--set", f"{name}={value}"]
         return shlex.join(words)
 
@@ -365,11 +363,22 @@ def find_load(
 
 def _stream(load: "Load") -> dict[str, Any] | None:
     """
-    A recording's requests as the compiled machine takes them.
+    A recording's requests as the compiled machine takes them. Handles change as it runs, so each run has its own.
     """
     if load.stream is None:
         return None
-    return {name: getattr(load.stream, name) for name in ("requests", "think_ps", "first", "handles")}
+    names = ("requests", "think_ps", "first", "handles")
+    return {name: getattr(load.stream, name) for name in names} | {"handles": load.stream.handles.copy()}
+
+
+def _changed_parameters(load: "Load") -> dict[str, Any]:
+    """
+    The parameters that are not what they are if nobody says anything.
+    """
+    from .workload.load import is_load_name, parameters
+
+    defaults = parameters(load.name) if is_load_name(load.name) else {"gaps": 1.0}
+    return {name: value for name, value in load.parameters.items() if name in defaults and value != defaults[name]}
 
 
 def _measures(load: "Load") -> bool:

@@ -216,13 +216,16 @@ def sweep(
     """
     chosen = parse_policies(policies)
     if cpus is None:
-        cpus = find_load(workload, CPUS, parameters=parameters).cpus
+        probe = find_load(workload, CPUS, parameters=parameters)
+        if probe.stream is not None:
+            workload, parameters = probe, None  # read once
+        cpus = probe.cpus
     sizes = _numbers("cpus", [cpus] if isinstance(cpus, int) else cpus)
     if not 0 < level < 1:
         raise ConfigError(f"level={level}: expected a number between 0 and 1, such as 0.95")
-    loads = [_load(workload, Machine(nr, **machine), parameters) for nr in sizes]
+    loads = {nr: _load(workload, Machine(nr, **machine), parameters) for nr in sizes}
     if seeds is None:
-        seeds = 1 if loads[0].stream is not None else SEEDS
+        seeds = 1 if loads[sizes[0]].stream is not None else SEEDS
     drawn = _numbers("seeds", range(_nr_seeds(seeds)) if isinstance(seeds, int | str) else seeds)
     plan = [
         (Machine(nr, policy=policy, seed=seed, **machine), (policy.name, nr, seed))
@@ -230,9 +233,9 @@ def sweep(
         for seed in drawn
         for policy in chosen
     ]
-    options = {"duration": duration, "sample": sample, **(parameters or {})}
-    runs, partial = _carry_out(plan, workload, options, workers or os.cpu_count() or 1, progress)
-    return Sweep(_name(workload), chosen, sizes, drawn, runs, partial, level)
+    options = {"duration": duration, "sample": sample}
+    runs, partial = _carry_out(plan, loads, options, workers or os.cpu_count() or 1, progress)
+    return Sweep(loads[sizes[0]].name, chosen, sizes, drawn, runs, partial, level)
 
 
 def metric_names() -> list[str]:
@@ -275,7 +278,7 @@ def _numbers(key: str, numbers: Iterable[int]) -> list[int]:
 
 def _carry_out(
     plan: Sequence[tuple[Machine, Point]],
-    workload: "str | os.PathLike[str] | Load",
+    loads: Mapping[int, "Load"],
     options: Mapping[str, Any],
     workers: int,
     progress: Progress | None,
@@ -293,7 +296,7 @@ def _carry_out(
 
     def carry_out(machine: Machine) -> Run:
         go_on()
-        return machine.run(workload, progress=go_on, **options)
+        return machine.run(loads[machine.cpus], progress=go_on, **options)
 
     runs: dict[Point, Run] = {}
     partial = False
@@ -316,10 +319,6 @@ def _carry_out(
 
 def _load(workload: "str | os.PathLike[str] | Load", machine: Machine, parameters: Mapping[str, Any] | None) -> "Load":
     return find_load(workload, machine.cpus, machine.memory_bytes, machine.nodes, parameters)
-
-
-def _name(workload: "str | os.PathLike[str] | Load") -> str:
-    return os.fspath(workload) if isinstance(workload, str | os.PathLike) else workload.name
 
 
 def _words(point: Point) -> str:

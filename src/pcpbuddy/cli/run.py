@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ALL_KEYS = ("workload", "cpus", "policy", *KEYS, "seed", *RUN_KEYS, "set")
 INTERRUPTED = 130
+CPUS = 4  # where neither the user nor a recording says how many
 EPILOG = """\
 All times are virtual: 512 CPUs run on one real one. The same options and seed give the same figures, to the last bit.
 A file given with --config has the options as keys, and the workload's parameters in a table:
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     Run the command; prints and writes when the run has ended, or was ended.
     """
     # Here and not above: `pcpbuddy --help` needs neither numpy nor the core.
-    from ..machine import Machine
+    from ..machine import Machine, find_load
 
     options = collect(args, ALL_KEYS, read_config(args.config, ALL_KEYS) if args.config else {})
     workload = options.pop("workload", None)
@@ -79,9 +80,13 @@ def run(args: argparse.Namespace) -> int:
     _refuse_existing(args)
     parameters = options.pop("set")
     timing = {key: options.pop(key) for key in RUN_KEYS if key in options}
-    machine = Machine(options.pop("cpus", 4), **options)
+    cpus = options.pop("cpus", None)
+    machine = Machine(CPUS if cpus is None else cpus, **options)
+    load = find_load(workload, machine.cpus, machine.memory_bytes, machine.nodes, parameters)
+    if cpus is None and load.stream is not None:
+        machine = Machine(load.cpus, **options)
     with progress(None, "ms of virtual time", quiet=args.quiet) as told:
-        done = machine.run(workload, progress=told and _in_ms(told), **timing, **parameters)
+        done = machine.run(load, progress=told and _in_ms(told), **timing)
     _print(done, args)
     written = _write(done, args)
     if not args.quiet:
