@@ -17,10 +17,23 @@ from ..statistics import Interval
 from ..sweeps import Point, Sweep, sweep
 from ..workload.load import Load
 
-__all__ = ["NOT_DECIDABLE", "QUICK_SEEDS", "REFUTED", "SEEDS", "SUPPORTED", "Claim", "Finding", "Settings", "verdict"]
+__all__ = [
+    "NOT_DECIDABLE",
+    "QUICK_SEEDS",
+    "REFUTED",
+    "SEEDS",
+    "SUPPORTED",
+    "Claim",
+    "Finding",
+    "Settings",
+    "any_of",
+    "decided",
+    "recordings_here",
+    "verdict",
+]
 
 SUPPORTED, REFUTED, NOT_DECIDABLE = "supported", "refuted", "not decidable"
-SEEDS, QUICK_SEEDS = 3, 2
+SEEDS, QUICK_SEEDS = 3, 3
 RECORDINGS = ("tiny-4c", "affinity-cut-4c", "exits-cut-4c", "mixed-cut-4c", "cma-cut-4c")
 
 Progress = Callable[[str, int, int], None]
@@ -213,10 +226,27 @@ def verdict(of: Interval, *, above: float | None = None, below: float | None = N
     low, high = (of.mean, of.mean) if of.n < 2 else (of.low, of.high)
     if above is None and below is None:
         raise ConfigError("verdict: above or below what?")
+    if math.isnan(low):
+        return NOT_DECIDABLE
     if above is not None:
         return SUPPORTED if low > above else REFUTED if high <= above else NOT_DECIDABLE
     assert below is not None
     return SUPPORTED if high < below else REFUTED if low >= below else NOT_DECIDABLE
+
+
+def decided(holds: bool) -> str:
+    """
+    The verdict where something is exact.
+    """
+    return SUPPORTED if holds else REFUTED
+
+
+def any_of(verdicts: Iterable[str]) -> str:
+    """
+    Supported if one is, refuted if all are.
+    """
+    given = set(verdicts)
+    return SUPPORTED if SUPPORTED in given else NOT_DECIDABLE if NOT_DECIDABLE in given else REFUTED
 
 
 def recordings_here() -> Path | None:

@@ -3,15 +3,17 @@ Claims K-1 to K-3: the zone lock is a bottleneck, and why. All on mainline, and 
 """
 
 import itertools
+from collections.abc import Iterable
 
 from ..comparison import Comparison
 from ..metrics import Metrics
 from ..quantities import count_text, ns_text, share_text
 from ..statistics import Interval, difference, interval
 from ..sweeps import Sweep
-from .claim import REFUTED, SUPPORTED, Claim, Finding, Settings
-from .loads import MIDDLE, PRESSING, curve_policies, curve_sizes, outright, per_1000, press, press_command, text, values
+from .claim import SUPPORTED, Claim, Finding, Settings, any_of, decided, verdict
+from .loads import MIDDLE, PRESSING, Pressing, curve_policies, curve_sizes, per_1000, press, press_command, text, values
 from .shapes import shape
+from .words import all_of
 
 __all__ = ["CLAIMS", "curves"]
 
@@ -26,26 +28,38 @@ PURGE, STORM, FAULTS = PRESSING
 def curves(settings: Settings) -> tuple[dict[str, str], ...]:
     """
     The zone lock's share of CPU time by load, policy and number of CPUs: a row for each load and policy.
+
+    Of the largest machines one seed is enough for all but mainline: what differs there differs by far.
     """
-    sizes, policies = curve_sizes(settings), curve_policies()
-    rows = []
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for load in PRESSING:
-        sweeps = {size: press(settings, load, policies, size) for size in sizes}
-        for policy in policies:
-            cells = {f"{size} CPUs": share_text(sweeps[size].interval(WAIT, policy, size).mean) for size in sizes}
-            rows.append({"load": load.workload, "policy": policy, **cells})
-    return tuple(rows)
+        for size in curve_sizes(settings):
+            for policy, share in _shares(settings, load, size):
+                row = rows.setdefault((load.workload, policy), {"load": load.workload, "policy": policy})
+                row[f"{size} CPUs"] = share_text(share)
+    return tuple(rows.values())
+
+
+def _shares(settings: Settings, load: Pressing, size: int) -> Iterable[tuple[str, float]]:
+    """
+    Of every policy at one size.
+    """
+    mainline, *others = curve_policies()
+    first = press(settings, load, [mainline, *others] if size <= MIDDLE else [mainline], size)
+    yield mainline, first.interval(WAIT, mainline, size).mean
+    second = first if size <= MIDDLE else press(settings, load, others, size, seeds=1)
+    for policy in others:
+        yield policy, second.interval(WAIT, policy, size).mean
 
 
 def k1(settings: Settings) -> Finding:
     rows = curves(settings)
-    passed, waits, steep = [], {}, {}
+    waits, found = {}, {}
     for load in PRESSING:
         at = {size: values(press(settings, load, curve_policies(), size), "mainline", WAIT) for size in (FEW, MIDDLE)}
         waits[load.workload] = interval(at[MIDDLE])
-        steep[load.workload] = difference([MIDDLE / FEW * share for share in at[FEW]], at[MIDDLE])
-        if outright(waits[load.workload])[0] > MARK and outright(steep[load.workload])[0] > 0:
-            passed.append(load.workload)
+        steep = difference([MIDDLE / FEW * share for share in at[FEW]], at[MIDDLE])
+        found[load.workload] = all_of([verdict(waits[load.workload], above=MARK), verdict(steep, above=0)])
     control = settings.sweep(CONTROL, ["mainline"], MIDDLE).interval(WAIT, "mainline", MIDDLE)
     most = max(waits, key=lambda name: waits[name].mean)
     at_middle = "; ".join(f"{name} {text(wait, 'share')}" for name, wait in waits.items())
@@ -54,11 +68,12 @@ def k1(settings: Settings) -> Finding:
     figure = (
         f"share of CPU time that mainline waits for the zone lock at {MIDDLE} CPUs: {at_middle}; {CONTROL} "
         f"{text(control, 'share')}; at {next(iter(last.values()))[0]}: {at_end}. "
-        f"Above {share_text(MARK)} and steeper than the number of CPUs at {MIDDLE}: {' and '.join(passed) or 'none'}"
+        f"Above {share_text(MARK)}, and more than {MIDDLE // FEW} times the share at {FEW}: "
+        f"{' and '.join(name for name, each in found.items() if each == SUPPORTED) or 'none'}"
     )
     return Finding(
         claim="K-1",
-        verdict=SUPPORTED if passed and control.mean < MARK else REFUTED,
+        verdict=all_of([any_of(found.values()), verdict(control, below=MARK)]),
         figure=figure,
         value=waits[most].mean,
         interval=(waits[most].low, waits[most].high),
@@ -67,7 +82,8 @@ def k1(settings: Settings) -> Finding:
         why=(
             "All CPUs are on one node and share one zone; a machine with more nodes has a lock for each. How high the "
             "share is depends on the load's other work; the loads are what will-it-scale and the cover letter name, "
-            "with nothing between the page faults but clearing and a little use of the page."
+            "with nothing between the page faults but clearing and a little use of the page. Where the share nears 1, "
+            "as in exit/storm, it can no longer grow faster than the number of CPUs."
         ),
         table=rows,
     )
@@ -112,12 +128,11 @@ def k2(settings: Settings) -> Finding:
             cells = {"crossed": count_text(both[0][side]), "local": count_text(both[1][side])}
             rows.append({"load": f"shape/{name}, and freed where it was taken", "side": which, **cells})
             if name == "S2":
-                s2.append(both[0][side] > SEVERAL * both[1][side])
+                s2.append(decided(both[0][side] > SEVERAL * both[1][side]))
     holds = values(crossed, "mainline", "zone_lock.holds_per_1000_allocs")
-    found = all(s2) and all(outright(side)[0] > 0 for side in beyond)
     return Finding(
         claim="K-2",
-        verdict=SUPPORTED if found else REFUTED,
+        verdict=all_of([*s2, *(verdict(side, above=0) for side in beyond)]),
         figure=(
             f"purge/jemalloc on {MIDDLE} CPUs takes the zone lock {rows[0]['crossed']} times per 1000 pages where it "
             f"allocates and {rows[1]['crossed']} where it frees, against {rows[0]['local']} and {rows[1]['local']} of "
@@ -144,7 +159,7 @@ def k3(settings: Settings) -> Finding:
 
     rows, waits = [], {}
     for size in sizes:
-        sweep = press(settings, STORM, curve_policies(), size)
+        sweep = press(settings, STORM, ["mainline"], size)
         waits[size] = values(sweep, "mainline", wait)
         per_hold = values(sweep, "mainline", lambda m: m["drain.pages"] / max(m["zone_lock.holds.drain"], 1))
         merges = values(sweep, "mainline", lambda m: m["zone_lock.merges"] / m["pages.freed"])
@@ -161,7 +176,7 @@ def k3(settings: Settings) -> Finding:
     s3, s5 = (settings.compare(f"shape/{name}", ("mainline",)) for name in ("S3", "S5"))
     return Finding(
         claim="K-3",
-        verdict=SUPPORTED if all(outright(step)[0] > 0 for step in steps) else REFUTED,
+        verdict=all_of(verdict(step, above=0) for step in steps),
         figure=(
             f"an exit under exit/storm waits {ns_text(interval(waits[FEW]).mean)} for the zone lock where {FEW} exit "
             f"at once and {text(last, 'ns')} where {sizes[-1]} do; shape/S5, whose pages outgrow the PCPs, takes the "
