@@ -126,7 +126,7 @@ class Machine:
         workload: a name such as "exit/storm", a recording (in closed loop), or a ``Load``. duration: virtual time to
         measure (default: what the workload is made for). sample: distance of the samples of memory (default: 256 in
         all, or 1 ms). parameters: of the workload. progress: called as progress(policy name, virtual ns measured, ns in
-        all) now and then; 0 in all: nobody knows.
+        all) now and then; 0 in all: nobody knows, and the first is all virtual time so far.
 
         Stopped by KeyboardInterrupt, it returns what was measured until then, marked partial. A run in which every CPU
         waits for another one ends there, and ``stuck`` says who waits for what.
@@ -411,7 +411,8 @@ def _to_the_end(simulation: Any, duration_ns: int | None, measures: bool, name: 
             if over and not (reached and until_ns > now_ns):
                 break
             if progress is not None:
-                progress(name, 0 if start_ns is None else int(now_ns - start_ns), total)
+                measured_ns = 0.0 if start_ns is None else now_ns - start_ns
+                progress(name, int(measured_ns if total else now_ns), total)
         if progress is not None:
             progress(name, total, total)
     except KeyboardInterrupt:

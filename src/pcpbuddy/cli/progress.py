@@ -30,7 +30,7 @@ def progress(nr_runs: int | None, unit: str, *, quiet: bool) -> Iterator[Callabl
 
             def advance(name: str, done: int, total: int) -> None:
                 if name not in tasks:
-                    tasks[name] = bar.add_task(name, total=total or None)
+                    tasks[name] = bar.add_task(f"{name}: {unit}", total=total or None)
                 bar.update(tasks[name], completed=done)
 
             yield advance
