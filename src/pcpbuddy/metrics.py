@@ -77,9 +77,10 @@ def of_zones(zones: Mapping[str, Any]) -> Metrics:
     """
     All metrics that the zones counted themselves: of all of them, and below ``zones.<name>.`` of each.
     """
-    metrics = _of_zones(list(zones.values()))
-    for zone, counting in zones.items():
-        metrics |= {f"zones.{zone}.{name}": value for name, value in _of_zones([counting]).items()}
+    census = [zone.census() for zone in zones.values()]  # looks at every page: once each
+    metrics = _of_zones(list(zones.values()), census)
+    for (zone, counting), of_zone in zip(zones.items(), census, strict=True):
+        metrics |= {f"zones.{zone}.{name}": value for name, value in _of_zones([counting], [of_zone]).items()}
     return metrics
 
 
@@ -94,16 +95,15 @@ def _nr_cpus(zones: Sequence[Any]) -> int:
     return max(int(zone.cpus) for zone in zones)
 
 
-def _of_zones(zones: Sequence[Any]) -> Metrics:
+def _of_zones(zones: Sequence[Any], census: Sequence[Mapping[str, Any]]) -> Metrics:
     """
-    Every metric that a set of zones has.
+    Every metric that a set of zones has. census: of each.
     """
     metrics = _of_counters(_sum(zone.counters() for zone in zones))
     for phase, by_rule in enumerate(_add(zone.cma_by_phase() for zone in zones)):
         for rule, (other, cma) in zip(RULES, by_rule, strict=True):
             metrics[f"cma.by_phase.{phase}.rule_{rule}.cma_pages"] = int(cma)
             metrics[f"cma.by_phase.{phase}.rule_{rule}.other_pages"] = int(other)
-    census = [zone.census() for zone in zones]
     for name, blocks in zip(MIGRATETYPE_NAMES, _add(c["blocks_by_type"] for c in census), strict=True):
         metrics[f"blocks.by_type.{name.lower()}"] = int(blocks)
     metrics["blocks.mixed"] = sum(int(c["blocks_mixed"]) for c in census)
