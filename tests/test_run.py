@@ -14,6 +14,8 @@ import pytest
 
 from pcpbuddy import metrics
 from pcpbuddy.errors import UsageError
+from pcpbuddy.quantities import ns_text, share_text
+from pcpbuddy.report.run import report
 from pcpbuddy.run import Run, histogram, load_run, overtime, timing
 
 
@@ -282,6 +284,61 @@ def test_partial_runs_say_so(tmp_path):
     part.save(tmp_path / "a.run")
     assert load_run(tmp_path / "a.run").partial
     assert part.document()["results"]["partial"] is True
+
+
+# The report.
+
+
+def test_report_has_the_shape_of_perf_lock_contention(run):
+    lines = report(run).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert all(line.isascii() for line in lines)
+    head = lines.index(" contended total wait  max wait  avg wait  avg hold  max hold   holds   caller")
+    zone = lines[head + 1].split(maxsplit=7)
+    m = run.metrics
+    assert zone[0] == str(m["zone_lock.waits"])
+    assert zone[3] == ns_text(m["zone_lock.wait_ns.total"] / m["zone_lock.waits"])
+    assert zone[6:] == [str(m["zone_lock.holds"]), f"zone lock: {share_text(m['zone_lock.wait_ns.share'])} CPU time"]
+    assert lines[head + 2].endswith("     refill: rmqueue_bulk")
+    assert sum(line.startswith("  alloc ") for line in lines) == 1
+    assert f"digest {run.digest}" in lines
+
+
+def test_report_ends_with_what_is_not_in_it(run):
+    text = " ".join(report(run).split())
+    assert "Costs: server-2s, not calibrated on any machine here: compare runs with one another" in text
+    assert "Not in the model: reclaim, compaction and OOM" in text
+    calibrated = labdata.run(costs={"name": "mine.toml", "calibrated": True, "machine": {"cpu": "x"}})
+    assert "Costs: mine.toml, calibrated on the machine that it names." in " ".join(report(calibrated).split())
+
+
+def test_report_marks_what_did_not_end_well():
+    assert report(labdata.run(partial=True)).startswith("PARTIAL: stopped before its end; all figures")
+    waits = [
+        {"cpu": cpu, "context": "task", "waits_for": "PCP lock", "number": cpu ^ 1, "holder": cpu ^ 1}
+        for cpu in range(12)
+    ]
+    stuck = labdata.run(stuck=waits)
+    lines = report(stuck).splitlines()
+    assert lines[0].startswith("STUCK: every CPU that is not done waits for another one")
+    assert "  CPU 0, task: waits for PCP lock 1, which CPU 1 holds" in lines
+    assert "  and 4 more" in lines
+    assert "stuck" in repr(stuck)
+    assert "every CPU waits for another one" in stuck._repr_html_()
+
+
+def test_report_says_what_of_a_recording_is_left_out():
+    workload = {**labdata.manifest()["workload"], "left_out": {"rows_lost": 7, "frees_in_pieces": 2}}
+    text = " ".join(report(labdata.run(workload=workload)).split())
+    assert "Not carried out, or not as recorded: 7 rows lost in the recording; 2 frees in pieces." in text
+
+
+def test_a_long_command_stays_one_for_a_shell():
+    command = "pcpbuddy run exit/storm " + " ".join(f"--set parameter_{n}={n}" for n in range(9))
+    text = report(labdata.run(command=command))
+    shown = text[text.index("Again: ") + len("Again: ") : text.index("digest")]
+    assert max(map(len, shown.splitlines())) <= 100
+    assert shown.replace("\\\n", "").split() == command.split()
 
 
 # Tables.

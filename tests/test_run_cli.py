@@ -45,7 +45,7 @@ def test_table(capsys):
     assert " contended total wait  max wait  avg wait  avg hold  max hold   holds   caller" in lines
     for words in (
         "CPU time",
-        "zone lock, 0% of CPU time",
+        "zone lock: 0% CPU time",
         "alloc: rmqueue_pcplist",
         "in per-CPU lists",
         "not calibrated",

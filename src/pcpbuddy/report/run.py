@@ -154,7 +154,7 @@ def _locks(run: Run) -> list[str]:
     lines = [_columns(heads) + "   caller"]
     for lock, name in (("zone_lock", "zone lock"), ("pcp_lock", "PCP locks")):
         m = run.metrics
-        share = f"{name}, {share_text(m[f'{lock}.wait_ns.share'])} of CPU time"
+        share = f"{name}: {share_text(m[f'{lock}.wait_ns.share'])} CPU time"
         body = [_lock_line(run, lock, f".{kind}", words) for kind, words in SECTIONS[lock].items()]
         lines += [_lock_line(run, lock, "", share), *(line for line in body if line)]
     for number in range(sum(name.startswith("user_lock.") and name.endswith(".holds") for name in run.metrics)):
