@@ -238,9 +238,9 @@ def _takes_table(s: Settings, phases: Sequence[int]) -> tuple[dict[str, str], ..
                         "policy": policy,
                         "phase": str(phase),
                         "pages": str(total.pages),
-                        "against the rule": f"{total.against} ({total.against / total.pages:.1%})",
+                        "against the rule": f"{total.against} ({total.against / total.pages * 100:.1f} %)",
                         "with drift": str(total.edge),
-                        "only smaller chunks preferred": f"{total.finer} ({total.finer / total.pages:.1%})",
+                        "only smaller chunks preferred": f"{total.finer} ({total.finer / total.pages * 100:.1f} %)",
                     }
                 )
     return tuple(table)
@@ -263,6 +263,19 @@ def _k17(s: Settings) -> Finding:
         command=s.command("K-17"),
         value=float(against),
         interval=(float(against), float(against)),
+        also=(
+            s.compare_command(
+                "cma/pressure",
+                CMA_POLICIES,
+                PRESSURE_CPUS,
+                [
+                    f"cma.by_phase.{phase}.rule_{rule}"
+                    for phase in (1, 3)
+                    for rule in ("cma.other_pages", "other.cma_pages")
+                ],
+                PRESSURE[1],
+            ),
+        ),
         why=(
             "Judged from outside, by following every free chunk through the events; takes as near to 50 % as the "
             "counters of four CPUs may drift are counted apart, and a take of phase 1 is one decision for 512 pages."

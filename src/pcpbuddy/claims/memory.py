@@ -126,13 +126,13 @@ def _k28(s: Settings) -> Finding:
     for used in scenes.USED:
         for policy in LONG:
             if s.progress is not None:
-                s.progress(f"mixed types, {used:.0%} used, {policy}", len(runs), len(LONG) * len(scenes.USED))
+                s.progress(f"mixed types, {used * 100:.0f} % used, {policy}", len(runs), len(LONG) * len(scenes.USED))
             runs[policy, used] = [scenes.churn(policy, seed, times, used) for seed in seeds]
     duration = s.pick("300ms", "60ms")
     builds = s.sweep("build/kernel", LONG, BUILD_CPUS, parameters=BUILD, duration=duration)
     figures: dict[str, _Compared] = {}
     for used in scenes.USED:
-        of = f"mixed types, {used:.0%} used: "
+        of = f"mixed types, {used * 100:.0f} % used: "
         figures |= {
             f"{of}unusable index 9": _Compared(_churned(runs, used, lambda c: c.unusable), SAME_UNUSABLE, 1),
             f"{of}blocks of several types": _Compared(_churned(runs, used, lambda c: c.mixed), SAME_MIXED, 1),
@@ -162,15 +162,15 @@ def _k28(s: Settings) -> Finding:
             verdicts[what] = not_above(worse, figure.margin)
             row["neutral or better"] = {SUPPORTED: "yes", REFUTED: "no"}.get(verdicts[what], "not sure")
         table.append(row)
-    had = f"mixed types, {scenes.USED[0]:.0%} used: 2 MiB pages to be had"
-    index = f"mixed types, {scenes.USED[0]:.0%} used: unusable index 9"
+    had = f"mixed types, {scenes.USED[0] * 100:.0f} % used: 2 MiB pages to be had"
+    index = f"mixed types, {scenes.USED[0] * 100:.0f} % used: unusable index 9"
     shares = {policy: percent(interval(values)) for policy, values in figures[had].values.items()}
     good = sum(each == SUPPORTED for each in verdicts.values())
     return Finding(
         claim="K-28",
         verdict=all_of(verdicts.values()),
         figure=(
-            f"After memory was allocated {times} times over in mixed types, {scenes.USED[0]:.0%} of it in use, "
+            f"After memory was allocated {times} times over in mixed types, {scenes.USED[0] * 100:.0f} % of it in use, "
             f"{shares['fixed']} of the possible 2 MiB pages can be had under fixed, {shares['mainline']} under "
             f"mainline ({points(changes[had])}); the unusable index of order 9 changes by "
             f"{signed(changes[index])} of 1000. Neutral or better: {good} of {len(verdicts)} figures."
@@ -311,7 +311,7 @@ def _k29(s: Settings) -> Finding:
         ),
         why=(
             "Parked: pages in PCPs, on remote lists and in outboxes, at the worst of the samples. When memory fills "
-            f"nothing is reclaimed; a crossing up to {EARLIER:.0%} of memory earlier counts as no earlier one."
+            f"nothing is reclaimed; a crossing up to {EARLIER * 100:.0f} % of memory earlier counts as no earlier one."
         ),
         table=tuple(table),
     )
