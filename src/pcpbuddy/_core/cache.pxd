@@ -22,14 +22,12 @@ cdef enum:
     STAMP_SHIFT = 4            # a stamp counts fetches by the sixteen
     STAMP_MASK = (1 << STAMP_BITS) - 1
 
-cdef struct Caches:            # of one zone's descriptors
-    void (*touched)(Caches *k, uint32_t i) noexcept nogil    # called, not inlined: it would stand in 500 places
-    uint32_t *last             # per page index: (CPU + 1) << STAMP_BITS | its fetches by then; 0: in memory
+cdef struct Toucher:           # the CPU that executes, and what touching costs it
+    int cpu
+    uint32_t stamp             # what it touches now is marked with
+    int64_t spent_ps           # by the step that runs
     uint32_t *fetched          # per CPU, all zones
     uint16_t *node             # of each CPU
-    int home                   # node of the zone's memory
-    int cpu                    # who executes
-    int64_t spent_ps           # by the step that runs
     int64_t own_ps
     int64_t near_ps
     int64_t far_ps
@@ -37,6 +35,12 @@ cdef struct Caches:            # of one zone's descriptors
     int64_t far_memory_ps
     uint32_t own_stamps        # what stays in a CPU's own cache
     uint32_t shared_stamps     # and in its share of the node's
+
+cdef struct Caches:            # of one zone's descriptors
+    void (*touched)(Caches *k, uint32_t i) noexcept nogil    # called, not inlined: it would stand in 500 places
+    uint32_t *last             # per page index: (CPU + 1) << STAMP_BITS | its fetches by then; 0: in memory
+    int home                   # node of the zone's memory
+    Toucher *by
 
 
 cdef inline void touch(Caches *k, uint32_t i) noexcept nogil:

@@ -9,6 +9,7 @@ cdef int need_type(int gfp) except -1:
 
 cdef class Node:
     cdef NodeRef ref
+    cdef uint32_t drain_mutex  # of calls that are carried step by step
     cdef readonly list zones
 
     def __init__(self, zones):

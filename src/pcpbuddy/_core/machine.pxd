@@ -5,7 +5,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
-from .cache cimport Caches
+from .cache cimport Caches, Toucher
 from .call cimport Call
 from .node cimport NodeRef
 from .page cimport Counts, Zone, idx
@@ -92,7 +92,9 @@ cdef enum:  # what a CPU waits for
     S_FREE = 3
     S_BARRIER = 4
     S_HANDLE = 5
-    S_DONE = 6
+    S_QUIET = 6                # that another CPU makes no call, to take it off-line
+    S_OFFLINE = 7
+    S_DONE = 8
 
 cdef enum:  # kinds of calls, for their times
     C_ALLOC = 0
@@ -115,7 +117,25 @@ cdef enum:  # kinds of sections
     OCTAVE = 32                # histogram bins per octave
     BINS = OCTAVE * 40
     BATCH = 31                 # folio batch (B-91)
-    LOG_PAGES = 32
+    MOST_BULK = 4096           # pages of one bulk call; a larger instruction makes several
+
+cdef enum:  # rows of the log
+    L_STEP = 0                 # the call goes on; bits: got
+    L_ALLOC = 1                # a call begins. bits: order
+    L_FREE = 2                 # bits: flags of the operation
+    L_BATCH = 3                # one row a page; nr: pages from here on
+    L_BULK = 4
+    L_TICK = 5
+    L_DRAIN = 6
+    L_RUN = 7
+    L_ISOLATE = 8
+    L_UNISOLATE = 9
+    L_OFFLINE = 10             # nr: which CPU
+    L_ONLINE = 16              # what takes no lock
+    L_MOVABLE = 17
+    L_SPLIT = 18
+    L_RECLAIM = 19             # bits: active
+    L_FOLD = 20
 
 cdef struct Stat:              # of one kind of section
     uint64_t count
@@ -130,56 +150,58 @@ cdef struct Stat:              # of one kind of section
 
 cdef struct Lock:              # queued: first come, first served
     int32_t holder             # CPU + 1; 0: free
-    int32_t level              # which context of it
     int32_t last               # CPU whose cache has the line, + 1
     int32_t head               # first waiting CPU + 1
     int32_t tail
     int32_t kind               # of the holder's section
-    int64_t since_ps           # of the hold
+    int64_t since_ps           # of the hold; -1: it is being handed over
     Stat *stats
 
 cdef struct Context:           # of a CPU: its task, or an interrupt on top of it
+    int64_t until_ps           # the next event
+    int phase                  # P_
+    int action                 # lock action that comes next
+    uint32_t zone              # of the operation
+    bint zone_held             # the zone lock is held or waited for: no interrupts
+    bint in_call
+    int kind                   # of the call; C_
+    int64_t call_from_ps
+    int64_t wait_from_ps
     Instruction *program
     uint32_t pc
-    int phase                  # P_
     uint32_t left              # of this instruction's requests
-    uint32_t counter[8]
-    int action                 # lock action that comes next
-    int kind                   # of the call; C_
-    bint in_call
+    int nr_pages               # of the batch
     bint ticking               # the call is a tick, which came between
-    bint zone_held             # the zone lock is held or waited for: no interrupts
-    uint32_t zone              # of the operation
+    idx *pages
+    Call call
+    uint32_t counter[8]
+    int turn                   # of a call for each zone: the next
     uint32_t tick_zone
-    int64_t until_ps           # the next event
+    int resume_phase
     int64_t resume_ps          # ticking: what until_ps was
     int64_t tick_from_ps
-    int resume_phase
-    int64_t wait_from_ps
-    int64_t call_from_ps
-    int64_t user_ps            # after the call
-    int nr_pages               # of the batch
-    Call call
-    idx pages[32]
 
 cdef struct Cpu:
     int level                  # 1: in interrupt context
     int node
-    int sleeps                 # S_: what it waits for
-    uint64_t wants             # of the queue; the handle
     int waits                  # for this lock + 1
     int next_waiter            # CPU + 1
-    int category
+    int sleeps                 # S_: what it waits for
+    int category               # T_: where its time goes
     int64_t since_ps           # in this category
+    int64_t spent_ps[8]
+    int64_t outside_ps         # its next tick or interrupt
     int64_t next_tick_ps
     int64_t next_irq_ps
-    int user_locks             # of the program's that its task holds
     int64_t irq_from_ps
     int64_t sleep_from_ps
+    uint64_t wants             # of the queue; the handle
+    int user_locks             # of the program's that its task holds
+    int wake_phase             # where it goes on when it wakes
+    bint offline
     uint64_t random
     uint64_t work
     uint64_t cursor            # in its stream of a recording
-    int64_t spent_ps[8]
     Context context[2]
 
 cdef struct Queue:             # of allocated pages: zone << 32 | page
@@ -191,16 +213,14 @@ cdef struct Queue:             # of allocated pages: zone << 32 | page
     uint64_t least             # the smallest length that one of them waits for; none: all ones
     int64_t most               # the largest that one of them waits to fall to; none: -1
 
-cdef struct LogRow:            # one step of one call; see tests/test_machine.py
+cdef struct LogRow:            # L_: calls, their steps, and what else changes a zone, in the order in which it happened
     uint32_t slot              # 2 * CPU + level
-    uint8_t what               # 0: goes on, with got; else how it begins: C_ + 1
-    uint8_t got
-    uint8_t order
-    uint8_t flags
+    uint16_t what
+    uint16_t bits
     uint32_t zone
     uint32_t gfp
     uint32_t nr
-    uint32_t page
+    uint32_t pfn
 
 cdef struct Sample:            # of one zone at one time
     int64_t t_ps
@@ -250,7 +270,6 @@ cdef struct Sim:
     int64_t now_ps
     int64_t start_ps           # of the measured part
     int64_t stop_ps            # -1: not stopped yet
-    int64_t until_ps
     int64_t tick_ps
     int64_t sample_ps
     int64_t next_sample_ps
@@ -264,7 +283,9 @@ cdef struct Sim:
     int nr_done
     int nr_free_sleepers
     int nr_handle_sleepers
+    int nr_quiet_sleepers
     uint64_t idle_steps        # instructions since the last that took time
+    int64_t program_ps         # of the last instruction of a task
     int trouble                # 0, or why the run cannot go on
     int trouble_cpu
     Charge charge
@@ -278,6 +299,7 @@ cdef struct Sim:
     NodeRef node[8]
     uint32_t drain_mutex       # one drain of everything at a time (B-100)
     Caches caches[40]
+    Toucher toucher
     Queue *queue
     int32_t *barrier           # CPUs that are at it
     Instruction *irq_program
@@ -289,8 +311,10 @@ cdef struct Sim:
     void *saved_stats          # of the measured part, while calls under way come to their end
     int64_t *saved_spent
     Counts *saved_counts
-    uint32_t *fetched
+    int64_t *worked            # [zone][CPU]: its counters as time
     uint16_t *cpu_node
+    idx *pages                 # of batches and bulks, most_pages for each context
+    int most_pages
     bint finished
     Request *request           # a recording's, sorted by CPU
     int64_t *think_ps

@@ -8,37 +8,50 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.math cimport log
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.math cimport log as ln
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free as c_free, malloc, realloc
 from libc.string cimport memcpy, memset
 from .alloc cimport alloc_step, bulk_alloc_step
 from .buddy cimport visible
-from .cache cimport STAMP_BITS, STAMP_MASK, STAMP_SHIFT, Caches
-from .calls cimport split_page
+from .cache cimport STAMP_BITS, STAMP_MASK, STAMP_SHIFT, Caches, Toucher
+from .call cimport OVER
+from .calls cimport online_cpu, split_page
 from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport NO_LOCKS, SPIN, perform
 from .free cimport free_step
-from .init cimport attach
+from .init cimport attach, fold
 from .node cimport NodeRef, gfp_type
 from .op cimport (
     A_DIRECT, A_REFILL, A_TRIED, B_REFILL, B_START, B_TRIED, D_HOLD, D_REJECT, D_START, DONE, ELSEWHERE, F_DIRECTING,
     F_DRAINING, F_NEXT, F_PREPARING, F_TRIED, LOCK_ZONE, OP_IRQ, TRY_PCP, TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, X_START,
-    Z_START, Op,
+    Z_START, Z_UNISOLATE, Op,
 )
 from .page cimport (
     ALLOC, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE, NR_FREE_CMA,
     NR_ORDERS, RECLAIM_ACTIVE, Counts, Zone as CZone, Zone, ZoneState, first_block, idx, index_of, pfn_of, word_of,
     word_order,
 )
-from .replay cimport H_BIAS, H_FAILED, H_UNKNOWN, R_ALLOC, R_FREE, Request, map_run, unmap_run
+from .replay cimport (
+    H_BIAS, H_FAILED, H_UNKNOWN, R_ALLOC, R_BULK, R_BULK_MORE, R_FOLD, R_FREE, R_ISOLATE, R_OFFLINE, R_ONLINE, R_TICK,
+    R_UNISOLATE, Request, map_run, unmap_run,
+)
 from .request cimport (
-    begin_alloc, begin_bulk, begin_drain_all, begin_free, begin_free_batch, begin_free_run, begin_tick, next_op,
+    begin_alloc, begin_bulk, begin_drain_all, begin_free, begin_free_batch, begin_free_run, begin_isolate,
+    begin_offline, begin_tick, next_op,
 )
 from .watermark cimport watermark
 
+cdef extern from *:
+    """
+    #define pb_clz(x) __builtin_clzll(x)
+    """
+    int clz "pb_clz"(uint64_t x) noexcept nogil
+
 cdef enum:
     IDLE_STEPS = 1000000       # instructions in a row that take no time: such a program never ends
+    ROUNDS = 64                # of one event
+    PATIENCE = 1000            # ticks, or interrupts, that may wake somebody where all sleep
     ENDLESS = 1                # s.trouble
     NO_MEMORY = 2
     STUCK = 3
@@ -46,12 +59,14 @@ cdef enum:
 
 cdef enum:
     NEVER = 0x3fffffffffffff   # ps; five hours
+    LAST = NEVER - 1           # what would come later comes then, and a run ends before
 
 
 include "step.pxi"
 include "machine_clock.pxi"
 include "machine_cpu.pxi"
 include "machine_program.pxi"
+include "machine_replay.pxi"
 include "machine_result.pxi"
 
 
@@ -66,17 +81,6 @@ cdef int zone_of_pfn(Sim *s, int64_t pfn) noexcept nogil:
         k -= 1
     return k
 
-cdef void split_around(Zone *z, idx i, uint32_t n) noexcept nogil:
-    """The allocations that pages i to i+n-1 belong to become single pages."""
-    cdef idx p
-    cdef idx head
-    for p in range(i, i + n):
-        head = p
-        while (word_of(z, head) & 7) != ALLOC:
-            head -= 1
-        if word_order(word_of(z, head)):
-            split_page(z, head)
-
 cdef void advance(Sim *s, int64_t until_ps, uint64_t budget) noexcept nogil:
     """Event after event, until that time, for so many events, or until nothing is left to happen."""
     cdef int cpu
@@ -85,11 +89,10 @@ cdef void advance(Sim *s, int64_t until_ps, uint64_t budget) noexcept nogil:
         budget -= 1
         cpu = <int>(s.tree[1] & ((1 << CPU_BITS) - 1))
         at_ps = <int64_t>(s.tree[1] >> CPU_BITS)
-        if s.awake == 0 and s.nr_free_sleepers == 0 or at_ps == NEVER:
-            nothing_left(s)
+        if (s.awake == 0 or at_ps == NEVER) and nothing_left(s, at_ps):
             return
         if at_ps > until_ps and s.stop_ps < 0:
-            s.now_ps = until_ps
+            s.now_ps = max(s.now_ps, until_ps)
             return
         while s.next_sample_ps <= at_ps and s.stop_ps < 0:
             s.now_ps = s.next_sample_ps
@@ -101,22 +104,72 @@ cdef void advance(Sim *s, int64_t until_ps, uint64_t budget) noexcept nogil:
         s.events += 1
         event(s, cpu)
 
-cdef void nothing_left(Sim *s) noexcept nogil:
-    """All programs are at their end; or some wait for what will never come."""
-    if s.stop_ps >= 0 or s.nr_done == s.cpus:
-        s.finished = True
-        if s.stop_ps < 0:
-            stop_now(s)
-    else:
-        s.trouble = STUCK
+cdef bint nothing_left(Sim *s, int64_t at_ps) noexcept nogil:
+    """Everybody sleeps or waits: all programs are at their end, or some wait for what will never come."""
+    if s.nr_done == s.cpus and s.stop_ps < 0:
+        stop_now(s)
+    if s.stop_ps >= 0:
+        s.finished = not dismiss_interrupts(s)
+        if s.finished and calls_under_way(s):
+            s.trouble = STUCK
+        return s.finished
+    if at_ps < LAST and may_be_woken(s):
+        return False
+    s.trouble = STUCK
+    return True
+
+cdef bint may_be_woken(Sim *s) noexcept nogil:
+    """By what ticks and interrupts do? They may free memory, or give and take pages; but not for ever."""
+    cdef int cpu
+    cdef int64_t patience_ps = 0
+    if s.irq_program is not NULL:
+        patience_ps = PATIENCE * max(s.irq_mean_ps, <int64_t>1)
+    if s.nr_free_sleepers:
+        patience_ps = max(patience_ps, PATIENCE * s.tick_ps)
+    if s.now_ps - s.program_ps > patience_ps:
+        return False
+    for cpu in range(s.cpus):
+        if S_LEAST <= s.cpu[cpu].sleeps <= S_FREE:
+            return True
+    return False
+
+cdef bint dismiss_interrupts(Sim *s) noexcept nogil:
+    """The run is over: interrupts that wait for a lock of the program's wait no more. Were there any?"""
+    cdef bint found = False
+    cdef int cpu
+    for cpu in range(s.cpus):
+        if s.cpu[cpu].level and s.cpu[cpu].waits > s.nr_zones * (s.cpus + 1):
+            leave_queue(s, cpu)
+            end_interrupt(s, cpu)
+            plan(s, cpu)
+            found = True
+    return found
+
+cdef bint calls_under_way(Sim *s) noexcept nogil:
+    cdef int cpu
+    for cpu in range(s.cpus):
+        if s.cpu[cpu].level or s.cpu[cpu].context[0].in_call:
+            return True
+    return False
 
 
 # -- the face ----------------------------------------------------------------------------------------------------
+
+cdef object most_bulk(programs, irq_program, stream):
+    """Pages of the largest bulk request."""
+    wanted = [0]
+    for program in (*programs, *([] if irq_program is None else [irq_program])):
+        wanted += program["b"][program["op"] == I_BULK].tolist()
+    if stream is not None:
+        wanted += stream["requests"]["nr"][stream["requests"]["op"] == R_BULK].tolist()
+    return max(wanted)
+
 
 cdef class Simulation:
     cdef Sim s
     cdef list zones
     cdef list kept             # buffers that the records point into
+    cdef list stuck            # who waited for what, when nothing could go on
     cdef readonly object seed
 
     def __cinit__(self):
@@ -145,11 +198,13 @@ cdef class Simulation:
         s.leaves = 1
         while s.leaves < s.cpus:
             s.leaves *= 2
+        s.most_pages = max(BATCH, min(most_bulk(programs, irq_program, stream), MOST_BULK))
         if not allocate(s):
             raise MemoryError()
         set_charges(s, costs)
+        set_toucher(s, costs)
         for k in range(s.nr_zones):
-            attach_zone(s, k, <size_t>addresses[k], zone_node[k], costs)
+            attach_zone(s, k, <size_t>addresses[k], zone_node[k])
         make_nodes(s, zone_node, zone_kind)
         if irq_program is not None:
             s.irq_program = <Instruction *>self.keep(irq_program)
@@ -191,8 +246,12 @@ cdef class Simulation:
             random64(me)
             me.random ^= random64(me) + <uint64_t>cpu
             me.context[0].program = <Instruction *><size_t>programs[cpu_program[cpu]]
-            me.next_tick_ps = s.tick_ps * (cpu + 1) // s.cpus + s.tick_ps if s.tick_ps else NEVER
-            me.next_irq_ps = exponential(me, s.irq_mean_ps) if s.irq_program is not NULL else NEVER
+            me.context[0].pages = &s.pages[2 * cpu * s.most_pages]
+            me.context[1].pages = &s.pages[(2 * cpu + 1) * s.most_pages]
+            set_outside(
+                me, s.tick_ps * (cpu + 1) // s.cpus + s.tick_ps if s.tick_ps else NEVER,
+                exponential(me, s.irq_mean_ps) if s.irq_program is not NULL else NEVER,
+            )
             if s.first_request is not NULL:
                 me.cursor = s.first_request[cpu]
             plan(s, cpu)
@@ -201,11 +260,16 @@ cdef class Simulation:
         """
         Up to that virtual time, or that many events more. Returns True when there is nothing left to do.
         """
-        cdef int64_t until_ps = <int64_t>(until_ns * 1000) if until_ns >= 0 else NEVER - 1
+        cdef int64_t until_ps = LAST - 1
+        if 0 <= until_ns < until_ps / 1000:
+            until_ps = <int64_t>(until_ns * 1000)
         if not self.s.finished and not self.s.trouble:
             with nogil:
                 advance(&self.s, until_ps, events)
-        return self.s.finished or self.s.trouble != 0 or self.s.now_ps >= until_ps and self.s.stop_ps < 0
+        return (
+            self.s.finished or self.s.trouble != 0 or self.stuck is not None
+            or self.s.now_ps >= until_ps and self.s.stop_ps < 0
+        )
 
     def stop(self):
         """
@@ -213,6 +277,9 @@ cdef class Simulation:
         """
         if self.s.stop_ps < 0:
             stop_now(&self.s)
+        if self.s.trouble == STUCK and self.stuck is None:
+            self.stuck = waits(&self.s)
+            self.s.trouble = 0
         while not self.s.finished and not self.s.trouble:
             with nogil:
                 advance(&self.s, NEVER, 1000000)
@@ -223,6 +290,8 @@ cdef class Simulation:
         """
         None, or ("endless", cpu), ("memory", 0), or ("stuck", [what each CPU waits for]).
         """
+        if self.stuck is not None:
+            return "stuck", self.stuck
         if self.s.trouble == 0:
             return None
         if self.s.trouble == STUCK:
@@ -246,6 +315,6 @@ cdef class Simulation:
 
     def log(self):
         """
-        The rows of LOG: every step of every call, in the order in which they happened.
+        The rows of LogRow: every step of every call, in the order in which they happened.
         """
         return bytes((<char *>self.s.log)[:self.s.nr_log * sizeof(LogRow)])

@@ -26,12 +26,11 @@ cdef inline void spend(Sim *s, Cpu *cpu, int category) noexcept nogil:
 
 cdef inline int bin_of(int64_t ps) noexcept nogil:
     """Log-linear: 32 bins an octave of nanoseconds; what is below 32 ns has a bin for each."""
-    cdef uint64_t ns = <uint64_t>(ps // 1000)
-    cdef int e = 0
+    cdef uint64_t ns = <uint64_t>ps // 1000
+    cdef int e
     if ns < OCTAVE:
         return <int>ns
-    while ns >> (e + 1):
-        e += 1
+    e = 63 - clz(ns)
     return min(OCTAVE * (e - 4) + <int>(ns >> (e - 5)) - OCTAVE, BINS - 1)
 
 cdef inline uint64_t random64(Cpu *cpu) noexcept nogil:
@@ -48,7 +47,7 @@ cdef inline double uniform(Cpu *cpu) noexcept nogil:
     return (<double>(random64(cpu) >> 11) + 0.5) / 9007199254740992.0
 
 cdef inline int64_t exponential(Cpu *cpu, int64_t mean_ps) noexcept nogil:
-    return <int64_t>(-log(uniform(cpu)) * mean_ps)
+    return <int64_t>(-ln(uniform(cpu)) * mean_ps)
 
 
 # -- locks -------------------------------------------------------------------------------------------------
@@ -70,11 +69,10 @@ cdef inline int64_t line_ps(Sim *s, Lock *lock, int cpu) noexcept nogil:
         return s.charge.lock + s.charge.line_near
     return s.charge.lock + s.charge.line_far
 
-cdef inline void hold(Sim *s, Lock *lock, int cpu, int level, int kind, int64_t waited_ps) noexcept nogil:
+cdef inline void hold(Sim *s, Lock *lock, int cpu, int kind, int64_t waited_ps) noexcept nogil:
     """The lock is the CPU's from now on."""
     cdef Stat *stat = &lock.stats[kind]
     lock.holder = cpu + 1
-    lock.level = level
     lock.last = cpu + 1
     lock.kind = kind
     lock.since_ps = s.now_ps
@@ -109,8 +107,8 @@ cdef inline void release(Sim *s, Lock *lock, int cpu) noexcept nogil:
     stat.hold_ps += held_ps
     stat.hold_hist[bin_of(held_ps)] += 1
     stat.hold_max_ps = max(stat.hold_max_ps, held_ps)
-    lock.holder = 0
     if next < 0:
+        lock.holder = 0
         return
     other = &s.cpu[next]
     lock.head = other.next_waiter
@@ -118,12 +116,30 @@ cdef inline void release(Sim *s, Lock *lock, int cpu) noexcept nogil:
         lock.tail = 0
     other.waits = 0
     lock.holder = next + 1
-    lock.level = other.level
+    lock.since_ps = -1
     s.awake += 1
     other.context[other.level].until_ps = s.now_ps + (
         s.charge.hand_near if other.node == s.cpu[cpu].node else s.charge.hand_far
     )
     schedule(s, next, other.context[other.level].until_ps)
+
+cdef void leave_queue(Sim *s, int cpu) noexcept nogil:
+    """It waits for its lock no more."""
+    cdef Lock *lock = &s.lock[s.cpu[cpu].waits - 1]
+    cdef int before = 0
+    cdef int at = lock.head
+    while at != cpu + 1:
+        before = at
+        at = s.cpu[at - 1].next_waiter
+    at = s.cpu[cpu].next_waiter
+    if before:
+        s.cpu[before - 1].next_waiter = at
+    else:
+        lock.head = at
+    if not at:
+        lock.tail = before
+    s.cpu[cpu].waits = 0
+    s.awake += 1
 
 cdef inline int zone_kind(int at) noexcept nogil:
     """Which kind of section an operation enters that asked for the zone lock."""
@@ -147,30 +163,43 @@ cdef inline int pcp_kind(Op *op) noexcept nogil:
 
 # -- whose cache has a descriptor --------------------------------------------------------------------------------
 
+cdef inline uint32_t stamp(Toucher *by) noexcept nogil:
+    return <uint32_t>(by.cpu + 1) << STAMP_BITS | ((by.fetched[by.cpu] >> STAMP_SHIFT) & STAMP_MASK)
+
+cdef inline void executes(Sim *s, int cpu) noexcept nogil:
+    s.toucher.cpu = cpu
+    s.toucher.stamp = stamp(&s.toucher)
+
 cdef void touched(Caches *k, uint32_t i) noexcept nogil:
     """
     The executing CPU reads or writes descriptor i.
 
     Its last toucher has it in its own cache still, or in the node's shared one, or nobody has.
     """
+    cdef Toucher *by = k.by
     cdef uint32_t last = k.last[i]
-    cdef int by = <int>(last >> STAMP_BITS) - 1
+    cdef int cpu
     cdef uint32_t age
-    if by >= 0:
-        age = ((k.fetched[by] >> STAMP_SHIFT) - last) & STAMP_MASK
-        if by == k.cpu and age <= k.own_stamps:
-            k.spent_ps += k.own_ps
+    if last == by.stamp:                   # a moment ago
+        by.spent_ps += by.own_ps
+        return
+    cpu = <int>(last >> STAMP_BITS) - 1
+    if cpu >= 0:
+        age = ((by.fetched[cpu] >> STAMP_SHIFT) - last) & STAMP_MASK
+        if cpu == by.cpu and age <= by.own_stamps:
+            by.spent_ps += by.own_ps
+            k.last[i] = by.stamp
             return
-        if age > k.shared_stamps:
-            by = -1
-    if by < 0:
-        k.spent_ps += k.memory_ps if k.node[k.cpu] == k.home else k.far_memory_ps
-    elif k.node[by] == k.node[k.cpu]:
-        k.spent_ps += k.near_ps
+        if age > by.shared_stamps:
+            cpu = -1
+    if cpu < 0:
+        by.spent_ps += by.memory_ps if by.node[by.cpu] == k.home else by.far_memory_ps
+    elif by.node[cpu] == by.node[by.cpu]:
+        by.spent_ps += by.near_ps
     else:
-        k.spent_ps += k.far_ps
-    k.fetched[k.cpu] += 1
-    k.last[i] = <uint32_t>(k.cpu + 1) << STAMP_BITS | ((k.fetched[k.cpu] >> STAMP_SHIFT) & STAMP_MASK)
+        by.spent_ps += by.far_ps
+    by.fetched[by.cpu] += 1
+    by.stamp = k.last[i] = stamp(by)
 
 
 # -- one step, and what it costs ------------------------------------------------------------------------------
@@ -187,23 +216,13 @@ cdef inline int64_t work_ps(Charge *c, Counts *n) noexcept nogil:
     )
 
 cdef inline int64_t carry(Sim *s, int cpu, Context *x, int *action) noexcept nogil:
-    """The call on to its next lock action; DONE: it is over. Returns what that took."""
+    """The call on to its next lock action; DONE: the operation is over. Returns what that took, but for descriptors."""
     cdef Zone *z = &s.zone[x.zone]
-    cdef Counts *counts = &z.counts[cpu]
-    cdef Caches *caches = &s.caches[x.zone]
-    cdef int64_t before = work_ps(&s.charge, counts)
-    caches.cpu = cpu
-    caches.spent_ps = 0
+    cdef int64_t *worked = &s.worked[x.zone * s.cpus + cpu]
+    cdef int64_t before = worked[0]
     action[0] = step(z, &x.call.op)
-    return caches.spent_ps + work_ps(&s.charge, counts) - before
-
-cdef inline void log_step(Sim *s, int slot, int got) noexcept nogil:
-    cdef LogRow *row
-    if s.log is NULL:
-        return
-    row = log_row(s)
-    row.slot = <uint32_t>slot
-    row.got = <uint8_t>got
+    worked[0] = work_ps(&s.charge, &z.counts[cpu])
+    return worked[0] - before
 
 cdef int run_on(Sim *s, int cpu, Context *x, bint first) noexcept nogil:
     """
@@ -214,17 +233,17 @@ cdef int run_on(Sim *s, int cpu, Context *x, bint first) noexcept nogil:
     cdef int action = DONE
     cdef int64_t took = 0
     cdef Zone *z
+    executes(s, cpu)
     if not first:
-        log_step(s, 2 * cpu + s.cpu[cpu].level, x.call.op.got)
+        log(s, cpu, L_STEP, x.zone, 0, 0, 0, x.call.op.got)
         took = carry(s, cpu, x, &action)
     while action == DONE:
         z = next_op(&x.call)
         if z is NULL:
-            x.until_ps = s.now_ps + took
-            return False
+            break
         x.zone = <uint32_t>(z - s.zone)
-        log_step(s, 2 * cpu + s.cpu[cpu].level, True)
         took += carry(s, cpu, x, &action)
     x.action = action
-    x.until_ps = s.now_ps + took
-    return True
+    x.until_ps = s.now_ps + took + s.toucher.spent_ps
+    s.toucher.spent_ps = 0
+    return action != DONE

@@ -19,20 +19,37 @@ cdef inline bint interruptible(Cpu *me) noexcept nogil:
     """
     cdef Context *x = &me.context[0]
     return (
-        me.level == 0 and not x.zone_held and not me.user_locks
+        me.level == 0 and not x.zone_held and not me.user_locks and not me.offline
         and x.phase != P_GRANTED and x.phase != P_USER_GRANTED
     )
+
+cdef inline bint can_tick(Cpu *me) noexcept nogil:
+    """Between two calls of the task: what folds and drains is a task of its own, which preempts no spin lock."""
+    cdef Context *x = &me.context[0]
+    return me.level == 0 and not x.in_call and not me.user_locks and x.phase != P_USER_GRANTED and not me.offline
+
+cdef inline void set_outside(Cpu *me, int64_t next_tick_ps, int64_t next_irq_ps) noexcept nogil:
+    me.next_tick_ps = next_tick_ps
+    me.next_irq_ps = next_irq_ps
+    me.outside_ps = min(next_tick_ps, next_irq_ps)
+
+cdef int64_t from_outside(Sim *s, Cpu *me, int64_t at_ps) noexcept nogil:
+    """The next event, where a tick or an interrupt may come before that of the context."""
+    if me.next_irq_ps < at_ps and interruptible(me):
+        at_ps = max(me.next_irq_ps, s.now_ps)
+    if me.next_tick_ps < at_ps and can_tick(me):
+        at_ps = max(me.next_tick_ps, s.now_ps)
+    return at_ps
 
 cdef inline void plan(Sim *s, int cpu) noexcept nogil:
     """The next event: that of the context, or a tick or an interrupt before it."""
     cdef Cpu *me = &s.cpu[cpu]
     cdef Context *x = context(me)
     cdef int64_t at_ps = x.until_ps
-    if me.level == 0:
-        if me.next_irq_ps < at_ps and interruptible(me):
-            at_ps = max(me.next_irq_ps, s.now_ps)
-        if me.next_tick_ps < at_ps and not x.in_call:
-            at_ps = max(me.next_tick_ps, s.now_ps)
+    if at_ps > LAST and x.phase != P_ASLEEP:
+        at_ps = LAST
+    if me.outside_ps < at_ps:
+        at_ps = from_outside(s, me, at_ps)
     schedule(s, cpu, at_ps)
 
 
@@ -42,6 +59,7 @@ cdef void fall_asleep(Sim *s, int cpu, int why) noexcept nogil:
     cdef Cpu *me = &s.cpu[cpu]
     me.sleeps = why
     me.sleep_from_ps = s.now_ps
+    me.wake_phase = P_MORE if why == S_HANDLE or why == S_QUIET else P_FETCH
     me.context[0].phase = P_ASLEEP
     me.context[0].until_ps = NEVER
     s.awake -= 1
@@ -53,15 +71,16 @@ cdef void wake(Sim *s, int cpu) noexcept nogil:
     """It goes on with the instruction that it fell asleep in, and looks again."""
     cdef Cpu *me = &s.cpu[cpu]
     cdef Context *x = &me.context[0]
+    s.nr_quiet_sleepers -= me.sleeps == S_QUIET
     me.sleeps = S_NO
     if x.ticking:
-        x.resume_phase = P_FETCH
+        x.resume_phase = me.wake_phase
         x.resume_ps = x.tick_from_ps + s.charge.wake
     elif me.level:
-        x.phase = P_FETCH
+        x.phase = me.wake_phase
         x.until_ps = me.irq_from_ps + s.charge.wake
     else:
-        x.phase = P_FETCH
+        x.phase = me.wake_phase
         x.until_ps = s.now_ps + s.charge.wake
         s.awake += 1
         spend(s, me, busy_with(me))
@@ -150,12 +169,12 @@ cdef void begin_ticking(Sim *s, int cpu) noexcept nogil:
     x.resume_phase = x.phase
     x.tick_from_ps = s.now_ps
     x.tick_zone = 0
-    me.next_tick_ps = s.now_ps + s.tick_ps
+    set_outside(me, s.now_ps + s.tick_ps if s.tick_ps else NEVER, me.next_irq_ps)
     tick_zone(s, cpu, x)
 
 cdef void tick_zone(Sim *s, int cpu, Context *x) noexcept nogil:
     begin_tick(&x.call, &s.zone[x.tick_zone], cpu)
-    log_begin(s, cpu, C_TICK, 0, 0, 0, x.tick_zone, 0)
+    log(s, cpu, L_TICK, x.tick_zone, 0, 0, 0, 0)
     start_call(s, cpu, x, C_TICK, 0)
 
 cdef void tick_over(Sim *s, int cpu, Context *x) noexcept nogil:
@@ -191,12 +210,14 @@ cdef void end_interrupt(Sim *s, int cpu) noexcept nogil:
     cdef Cpu *me = &s.cpu[cpu]
     cdef Context *x = &me.context[0]
     me.level = 0
-    me.next_irq_ps = s.now_ps + max(exponential(me, s.irq_mean_ps), <int64_t>1)
+    set_outside(me, me.next_tick_ps, s.now_ps + max(exponential(me, s.irq_mean_ps), <int64_t>1))
     if x.until_ps != NEVER:
         x.until_ps += s.now_ps - me.irq_from_ps
     if me.sleeps and not x.ticking:
         s.awake -= 1
     spend(s, me, busy_with(me))
+    if s.nr_quiet_sleepers:
+        wake_all(s, S_QUIET, cpu)
 
 
 # -- one event ------------------------------------------------------------------------------------------------
@@ -218,7 +239,7 @@ cdef void act(Sim *s, int cpu, Context *x) noexcept nogil:
         kind = zone_kind(op.at) if zone else pcp_kind(op)
         if not lock.holder:
             took = line_ps(s, lock, cpu)
-            hold(s, lock, cpu, s.cpu[cpu].level, kind, 0)
+            hold(s, lock, cpu, kind, 0)
             x.zone_held = x.zone_held or zone
         elif a == TRY_ZONE or a == TRY_PCP:
             op.got = False
@@ -235,7 +256,7 @@ cdef void granted(Sim *s, int cpu, Context *x) noexcept nogil:
     cdef Op *op = &x.call.op
     cdef bint zone = x.action >= LOCK_ZONE
     hold(
-        s, zone_lock(s, x.zone) if zone else pcp_lock(s, x.zone, op.target), cpu, s.cpu[cpu].level,
+        s, zone_lock(s, x.zone) if zone else pcp_lock(s, x.zone, op.target), cpu,
         zone_kind(op.at) if zone else pcp_kind(op), s.now_ps - max(x.wait_from_ps, s.start_ps),
     )
     op.got = True
@@ -265,39 +286,70 @@ cdef void call_over(Sim *s, int cpu, Context *x) noexcept nogil:
     s.call_hist[x.kind * BINS + bin_of(took)] += 1
     if x.ticking:
         tick_over(s, cpu, x)
-        return
-    x.phase = P_MORE
-    x.until_ps = s.now_ps + answered(s, cpu, x)
-    spend(s, &s.cpu[cpu], busy_with(&s.cpu[cpu]))
+    else:
+        x.phase = P_MORE
+        x.until_ps = s.now_ps + answered(s, cpu, x)
+        spend(s, &s.cpu[cpu], busy_with(&s.cpu[cpu]))
+    if s.nr_quiet_sleepers:
+        wake_all(s, S_QUIET, cpu)
 
-cdef void event(Sim *s, int cpu) noexcept nogil:
-    """What is due for the CPU now."""
+cdef void program(Sim *s, int cpu, Context *x) noexcept nogil:
+    """What the program does next."""
     cdef Cpu *me = &s.cpu[cpu]
-    cdef Context *x = context(me)
-    if me.level == 0 and me.next_irq_ps <= s.now_ps and interruptible(me):
-        begin_interrupt(s, cpu)
-    elif me.level == 0 and me.next_tick_ps <= s.now_ps and not x.in_call:
-        begin_ticking(s, cpu)
-    elif x.phase == P_ACT:
-        act(s, cpu, x)
-    elif x.phase == P_GRANTED:
-        granted(s, cpu, x)
-    elif x.phase == P_OVER:
-        call_over(s, cpu, x)
-    elif s.stop_ps >= 0:                   # the run is over: no new call begins
+    cdef int phase
+    if s.stop_ps >= 0:                     # the run is over: no new call begins
         if me.level:
             end_interrupt(s, cpu)
         elif not me.sleeps:
             fall_asleep(s, cpu, S_DONE)
+    elif me.offline and me.level == 0:
+        phase = x.phase
+        fall_asleep(s, cpu, S_OFFLINE)
+        me.wake_phase = phase
     elif x.phase == P_MORE:
         more(s, cpu, x)
-    elif x.phase == P_USER_GRANTED:
-        hold(s, user_lock(s, x.program[x.pc].a), cpu, me.level, 0, s.now_ps - max(x.wait_from_ps, s.start_ps))
-        me.user_locks += me.level == 0
-        spend(s, me, busy_with(me))
-        x.pc += 1
-        x.phase = P_FETCH
     elif x.phase == P_FETCH:
         fetch(s, cpu, x)
-    if not me.waits:
-        plan(s, cpu)
+
+cdef void user_granted(Sim *s, int cpu, Context *x) noexcept nogil:
+    cdef Cpu *me = &s.cpu[cpu]
+    hold(s, user_lock(s, x.program[x.pc].a), cpu, 0, s.now_ps - max(x.wait_from_ps, s.start_ps))
+    me.user_locks += me.level == 0
+    spend(s, me, busy_with(me))
+    next_instruction(x)
+
+cdef bint outside_began(Sim *s, int cpu, Cpu *me) noexcept nogil:
+    """Is it an interrupt's turn, or a tick's?"""
+    if me.next_irq_ps <= s.now_ps and interruptible(me):
+        begin_interrupt(s, cpu)
+        return True
+    if me.next_tick_ps <= s.now_ps and can_tick(me):
+        begin_ticking(s, cpu)
+        return True
+    return False
+
+cdef void event(Sim *s, int cpu) noexcept nogil:
+    """What is due for the CPU now, and what then takes no time; some of it at least, so that a run can be stopped."""
+    cdef Cpu *me = &s.cpu[cpu]
+    cdef Context *x
+    cdef int rounds = 0
+    while rounds < ROUNDS:
+        rounds += 1
+        if me.outside_ps <= s.now_ps and outside_began(s, cpu, me):
+            continue
+        x = context(me)
+        if x.until_ps > s.now_ps or s.trouble:
+            break
+        if x.phase == P_ACT:
+            act(s, cpu, x)
+        elif x.phase == P_OVER:
+            call_over(s, cpu, x)
+        elif x.phase == P_GRANTED:
+            granted(s, cpu, x)
+        elif x.phase == P_USER_GRANTED:
+            user_granted(s, cpu, x)
+        else:
+            program(s, cpu, x)
+        if me.waits:
+            return
+    plan(s, cpu)

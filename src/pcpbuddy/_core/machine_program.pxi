@@ -60,12 +60,12 @@ cdef void gave_page(Sim *s, int zone, idx i) noexcept nogil:
 cdef void alloc_next(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
     if i.op == I_ALLOC:
         begin_alloc(&x.call, &s.node[s.cpu[cpu].node], i.order, <int>i.gfp, cpu)
-        log_begin(s, cpu, C_ALLOC, i.order, 0, i.gfp, 0, 0)
+        log(s, cpu, L_ALLOC, 0, 0, 0, i.gfp, i.order)
         start_call(s, cpu, x, C_ALLOC, s.charge.alloc)
     else:
-        x.nr_pages = <int>min(x.left, <uint32_t>LOG_PAGES)
+        x.nr_pages = <int>min(x.left, <uint32_t>s.most_pages)
         begin_bulk(&x.call, &s.node[s.cpu[cpu].node], x.nr_pages, <int>i.gfp, cpu, x.pages)
-        log_begin(s, cpu, C_BULK, 0, 0, i.gfp, 0, <uint32_t>x.nr_pages)
+        log(s, cpu, L_BULK, 0, 0, <uint32_t>x.nr_pages, i.gfp, 0)
         start_call(s, cpu, x, C_BULK, s.charge.alloc)
 
 cdef int64_t alloc_answered(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
@@ -83,7 +83,7 @@ cdef int64_t alloc_answered(Sim *s, int cpu, Context *x, Instruction *i) noexcep
         if i.op == I_ALLOC:
             x.pages[0] = x.call.page
         s.allocated[zone] += 1 << i.order
-        mark_movable(s, zone, x.pages[k], i.gfp)
+        mark_movable(s, cpu, zone, x.pages[k], i.gfp)
         push(s, queue, <uint64_t>zone << 32 | x.pages[k])
     queue_changed(s, queue)
     x.left -= min(<uint32_t>got, x.left)
@@ -91,10 +91,11 @@ cdef int64_t alloc_answered(Sim *s, int cpu, Context *x, Instruction *i) noexcep
         i.ps + (s.charge.fault if i.flags & I_FAULT else 0) + ((s.charge.zero << i.order) if i.flags & I_ZERO else 0)
     )
 
-cdef inline void mark_movable(Sim *s, int zone, idx i, uint32_t gfp) noexcept nogil:
+cdef inline void mark_movable(Sim *s, int cpu, int zone, idx i, uint32_t gfp) noexcept nogil:
     """Its user puts a movable page on an LRU list, so no claim counts it as stuck (B-46)."""
     if gfp_type(<int>gfp) == MOVABLE:
         s.zone[zone].page[i].word |= MOVABLE_BIT
+        log(s, cpu, L_MOVABLE, zone, pfn_of(&s.zone[zone], i), 0, 0, 0)
 
 cdef void free_next(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
     """One entry; or a folio batch, which ends where the zone changes."""
@@ -123,11 +124,11 @@ cdef void free_pages(Sim *s, int cpu, Context *x, uint32_t zone, int flags, bint
     cdef int k
     if batch:
         for k in range(x.nr_pages):
-            log_begin(s, cpu, C_BATCH, 0, flags, 0, zone, x.pages[k])
+            log(s, cpu, L_BATCH, zone, pfn_of(&s.zone[zone], x.pages[k]), <uint32_t>(x.nr_pages - k), 0, flags)
         begin_free_batch(&x.call, &s.zone[zone], x.pages, x.nr_pages, cpu, flags)
         start_call(s, cpu, x, C_BATCH, s.charge.free)
     else:
-        log_begin(s, cpu, C_FREE, 0, flags, 0, zone, x.pages[0])
+        log(s, cpu, L_FREE, zone, pfn_of(&s.zone[zone], x.pages[0]), 0, 0, flags)
         begin_free(&x.call, &s.zone[zone], x.pages[0], cpu, flags)
         start_call(s, cpu, x, C_FREE, s.charge.free)
 
@@ -144,6 +145,8 @@ cdef void more(Sim *s, int cpu, Context *x) noexcept nogil:
         next_instruction(x)
     elif i.op == I_FREE:
         free_next(s, cpu, x, i)
+    elif i.op == I_OFFLINE:
+        offline_next(s, cpu, x, <int>i.a)
     else:
         alloc_next(s, cpu, x, i)
 
@@ -159,93 +162,53 @@ cdef int64_t answered(Sim *s, int cpu, Context *x) noexcept nogil:
     return 0
 
 
-# -- a recording, in closed loop -------------------------------------------------------------------------------------
+# -- CPUs that come and go -----------------------------------------------------------------------------------------
 
-cdef void replay_fetch(Sim *s, int cpu, Context *x) noexcept nogil:
-    """The gap before the next request of this CPU's stream is time in which it computes."""
-    cdef Cpu *me = &s.cpu[cpu]
-    if me.cursor == s.first_request[cpu + 1]:
-        next_instruction(x)
-        return
-    x.phase = P_MORE
-    x.left = 1 << s.request[me.cursor].order
-    x.until_ps = s.now_ps + s.think_ps[me.cursor]
-
-cdef void replay_next(Sim *s, int cpu, Context *x) noexcept nogil:
-    cdef Cpu *me = &s.cpu[cpu]
-    cdef Request *q
-    if x.left == 0:                        # that request is done
-        me.cursor += 1
-        replay_fetch(s, cpu, x)
-        return
-    q = &s.request[me.cursor]
-    if q.op == R_ALLOC:
-        begin_alloc(&x.call, &s.node[me.node], q.order, <int>q.gfp, cpu)
-        log_begin(s, cpu, C_ALLOC, q.order, 0, q.gfp, 0, 0)
-        start_call(s, cpu, x, C_ALLOC, s.charge.alloc)
-    elif q.op == R_FREE:
-        replay_free_next(s, cpu, x, q)
-    else:
-        x.left = 0
-
-cdef void replay_free_next(Sim *s, int cpu, Context *x, Request *q) noexcept nogil:
-    """Page by page through the map, like the replay in handle mode; pages that lie side by side go together."""
-    cdef uint32_t h = q.pfn + (1u << q.order) - x.left
-    cdef uint32_t own = s.handle[h]
-    cdef uint32_t n
-    cdef int zone
-    cdef idx i
-    if own == H_UNKNOWN:                   # its allocation has not come yet: a stall
-        s.stalls += 1
-        s.cpu[cpu].wants = h
-        s.nr_handle_sleepers += 1
-        fall_asleep(s, cpu, S_HANDLE)
-        return
-    if own < H_BIAS:                       # that allocation failed here
-        x.left -= 1
-        return
-    zone = zone_of_pfn(s, own - H_BIAS)
-    i = index_of(&s.zone[zone], own - H_BIAS)
-    n = unmap_run(&s.handle[h], own, x.left)
-    x.left -= n
-    s.allocated[zone] -= n
-    if (word_of(&s.zone[zone], i) & 7) == ALLOC and 1u << word_order(word_of(&s.zone[zone], i)) == n:
-        x.pages[0] = i
-        x.nr_pages = 1
-        free_pages(s, cpu, x, <uint32_t>zone, 0, False)
-        return
-    split_around(&s.zone[zone], i, n)
-    s.zone[zone].counts[cpu].pages_freed += n
-    log_begin(s, cpu, C_OTHER, 0, 0, n, <uint32_t>zone, i)
-    begin_free_run(&x.call, &s.zone[zone], i, n, cpu)
-    start_call(s, cpu, x, C_FREE, s.charge.free)
-
-cdef void replay_answered(Sim *s, int cpu, Context *x) noexcept nogil:
-    cdef Request *q = &s.request[s.cpu[cpu].cursor]
-    cdef uint32_t k
-    cdef int zone
-    if q.op != R_ALLOC:
-        return
-    x.left = 0
-    if x.call.page:
-        zone = zone_number(s, s.cpu[cpu].node, x.call.where)
-        mark_movable(s, zone, x.call.page, q.gfp)
-        s.allocated[zone] += 1 << q.order
-        map_run(&s.handle[q.pfn], <uint32_t>pfn_of(&s.zone[zone], x.call.page), 1u << q.order)
-    else:
-        s.failed += 1
-        for k in range(1u << q.order):
-            s.handle[q.pfn + k] = H_FAILED
-    if s.nr_handle_sleepers:
-        wake_for_handles(s, q.pfn, 1u << q.order)
-
-cdef void wake_for_handles(Sim *s, uint32_t h, uint32_t n) noexcept nogil:
+cdef bint can_go(Sim *s, int target) noexcept nogil:
+    """It is on-line, and not the last one."""
     cdef int cpu
+    if not s.zone[0].pcp[target].online:
+        return False
     for cpu in range(s.cpus):
-        if s.cpu[cpu].sleeps == S_HANDLE and s.cpu[cpu].wants - h < n:
-            s.nr_handle_sleepers -= 1
-            s.stall_ps += s.now_ps - s.cpu[cpu].sleep_from_ps
-            wake(s, cpu)
+        if cpu != target and s.zone[0].pcp[cpu].online:
+            return True
+    return False
+
+cdef void offline_next(Sim *s, int cpu, Context *x, int target) noexcept nogil:
+    """
+    B-105, zone by zone, once the target makes no call.
+
+    Then its program waits until it is on-line again; but a recording's requests are those that there were.
+    """
+    cdef Cpu *other = &s.cpu[target]
+    cdef bint own = x.program[x.pc].op == I_OFFLINE
+    if x.turn == s.nr_zones or (x.turn == 0 and not can_go(s, target)):
+        other.offline = own and x.turn > 0
+        x.left = 0
+    elif cpu != target and (other.level or other.context[0].in_call):
+        if s.cpu[cpu].level:               # an interrupt waits for nobody
+            x.left = 0
+            return
+        s.cpu[cpu].wants = target
+        s.nr_quiet_sleepers += 1
+        fall_asleep(s, cpu, S_QUIET)
+    else:
+        other.offline = cpu != target
+        begin_offline(&x.call, &s.zone[x.turn], target, cpu if cpu != target else -1)
+        log(s, cpu, L_OFFLINE, x.turn, 0, target, 0, 0)
+        x.turn += 1
+        start_call(s, cpu, x, C_OTHER, 0)
+
+cdef void bring_online(Sim *s, int cpu, int target) noexcept nogil:
+    """B-105: no lock is taken."""
+    cdef int k
+    for k in range(s.nr_zones):
+        if not s.zone[k].pcp[target].online:
+            online_cpu(&s.zone[k], target)
+            log(s, cpu, L_ONLINE, k, 0, target, 0, 0)
+    s.cpu[target].offline = False
+    if s.cpu[target].sleeps == S_OFFLINE:
+        wake(s, target)
 
 
 # -- instructions ------------------------------------------------------------------------------------------------------
@@ -282,9 +245,15 @@ cdef void take_user_lock(Sim *s, int cpu, Context *x, Instruction *i) noexcept n
         enqueue(s, lock, cpu, T_USER_WAIT)
         return
     x.until_ps = s.now_ps + line_ps(s, lock, cpu)
-    hold(s, lock, cpu, s.cpu[cpu].level, 0, 0)
+    hold(s, lock, cpu, 0, 0)
     s.cpu[cpu].user_locks += s.cpu[cpu].level == 0
     next_instruction(x)
+
+cdef void drop_user_lock(Sim *s, int cpu, Lock *lock) noexcept nogil:
+    """Nothing, if it has it not."""
+    if lock.holder == cpu + 1 and lock.since_ps >= 0:
+        release(s, lock, cpu)
+        s.cpu[cpu].user_locks -= s.cpu[cpu].level == 0
 
 cdef void move_entries(Sim *s, int cpu, Instruction *i) noexcept nogil:
     cdef Queue *source = queue_a(s, cpu, i)
@@ -296,11 +265,12 @@ cdef void move_entries(Sim *s, int cpu, Instruction *i) noexcept nogil:
     queue_changed(s, source)
     queue_changed(s, target)
 
-cdef void set_reclaim(Sim *s, int node, bint on) noexcept nogil:
+cdef void set_reclaim(Sim *s, int cpu, int node, bint on) noexcept nogil:
     cdef int k
     for k in range(s.nr_zones):
         if s.caches[k].home == node:
             s.zone[k].s.flags = s.zone[k].s.flags | RECLAIM_ACTIVE if on else s.zone[k].s.flags & ~RECLAIM_ACTIVE
+            log(s, cpu, L_RECLAIM, k, 0, 0, 0, on)
 
 cdef void repeat(Context *x, Instruction *i) noexcept nogil:
     x.counter[i.c] += 1
@@ -328,14 +298,15 @@ cdef void control(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
         elif i.op == I_WORK:
             me.work += i.b
         elif i.op == I_RECLAIM:
-            set_reclaim(s, me.node, i.how)
+            set_reclaim(s, cpu, me.node, i.how)
         elif i.op == I_UNLOCK:
-            release(s, user_lock(s, i.a), cpu)
-            me.user_locks -= me.level == 0
+            drop_user_lock(s, cpu, user_lock(s, i.a))
         elif i.op == I_STOP:
             stop_now(s)
         elif i.op == I_TICK:
-            me.next_tick_ps = s.now_ps
+            set_outside(me, s.now_ps, me.next_irq_ps)
+        elif i.op == I_ONLINE:
+            bring_online(s, cpu, <int>i.a)
 
 cdef void waiting(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
     """Instructions that wait for other CPUs, or that end the program."""
@@ -345,6 +316,10 @@ cdef void waiting(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
             end_interrupt(s, cpu)
         else:
             fall_asleep(s, cpu, S_DONE)
+    elif i.op == I_LOCK:
+        take_user_lock(s, cpu, x, i)
+    elif me.level:                         # an interrupt does not sleep
+        next_instruction(x)
     elif i.op == I_WAIT_FREE:
         if node_free(s, me.node, i.a, i.how):
             next_instruction(x)
@@ -354,8 +329,6 @@ cdef void waiting(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
             fall_asleep(s, cpu, S_FREE)
     elif i.op == I_BARRIER:
         waits_at_barrier(s, cpu, x, i)
-    elif i.op == I_LOCK:
-        take_user_lock(s, cpu, x, i)
     elif not waits_for_queue(s, cpu, i):
         next_instruction(x)
 
@@ -363,6 +336,8 @@ cdef void fetch(Sim *s, int cpu, Context *x) noexcept nogil:
     """The next instruction."""
     cdef Instruction *i = &x.program[x.pc]
     s.idle_steps += 1
+    if s.cpu[cpu].level == 0:
+        s.program_ps = s.now_ps
     if s.idle_steps > IDLE_STEPS:
         s.trouble = ENDLESS
         s.trouble_cpu = cpu
@@ -372,12 +347,16 @@ cdef void fetch(Sim *s, int cpu, Context *x) noexcept nogil:
     elif i.op == I_THINK:
         x.until_ps = s.now_ps + think_time(&s.cpu[cpu], i)
         x.pc += 1
+    elif i.op == I_OFFLINE:
+        x.left = 1
+        x.turn = 0
+        x.phase = P_MORE
     elif i.op == I_DRAIN:
         x.left = 0
         begin_drain_all(&x.call, &s.node[s.cpu[cpu].node], cpu)
-        log_begin(s, cpu, C_DRAIN, 0, 0, 0, 0, 0)
+        log(s, cpu, L_DRAIN, 0, 0, 0, 0, 0)
         start_call(s, cpu, x, C_DRAIN, 0)
-    elif i.op == I_REPLAY:
+    elif i.op == I_REPLAY and s.cpu[cpu].level == 0:
         replay_fetch(s, cpu, x)
     elif i.op in (I_END, I_WAIT_LEAST, I_WAIT_MOST, I_WAIT_FREE, I_BARRIER, I_LOCK):
         waiting(s, cpu, x, i)

@@ -17,6 +17,7 @@ cdef void measure_from_now(Sim *s) noexcept nogil:
         s.cpu[cpu].work = 0
         for k in range(s.nr_zones):
             memset(&s.zone[k].counts[cpu], 0, sizeof(Counts))
+            s.worked[k * s.cpus + cpu] = 0
     s.start_ps = s.now_ps
     s.nr_samples = 0
     s.failed = 0
@@ -25,12 +26,39 @@ cdef void measure_from_now(Sim *s) noexcept nogil:
     if s.sample_ps:
         s.next_sample_ps = s.now_ps
 
+cdef Stat *awaited(Sim *s, int cpu) noexcept nogil:
+    """Where the wait of a CPU will be counted; NULL: it waits for no lock."""
+    cdef Cpu *me = &s.cpu[cpu]
+    cdef Context *x = context(me)
+    if me.category == T_USER_WAIT:
+        return user_lock(s, x.program[x.pc].a).stats
+    if me.category == T_ZONE_WAIT:
+        return &zone_lock(s, x.zone).stats[zone_kind(x.call.op.at)]
+    if me.category == T_PCP_WAIT:
+        return &pcp_lock(s, x.zone, x.call.op.target).stats[pcp_kind(&x.call.op)]
+    return NULL
+
+cdef void count_unfinished(Sim *s) noexcept nogil:
+    """Of waits and holds that go on at the end of the measured part, their time until now."""
+    cdef int k
+    cdef Stat *stat
+    cdef Lock *lock
+    for k in range(s.cpus):
+        stat = awaited(s, k)
+        if stat is not NULL:
+            stat.wait_ps += s.now_ps - max(context(&s.cpu[k]).wait_from_ps, s.start_ps)
+    for k in range(s.nr_zones * (s.cpus + 1) + s.nr_user_locks):
+        lock = &s.lock[k]
+        if lock.holder and lock.since_ps >= 0:
+            lock.stats[lock.kind].hold_ps += s.now_ps - max(lock.since_ps, s.start_ps)
+
 cdef void stop_now(Sim *s) noexcept nogil:
     """The measured part ends. What calls under way still do is kept out by restore_stats."""
     cdef int cpu
     cdef int k
     if s.stop_ps >= 0:
         return
+    count_unfinished(s)
     if s.sample_ps:
         take_samples(s)
     s.stop_ps = s.now_ps
@@ -38,8 +66,9 @@ cdef void stop_now(Sim *s) noexcept nogil:
     for cpu in range(s.cpus):
         spend(s, &s.cpu[cpu], s.cpu[cpu].category)
         memcpy(&s.saved_spent[cpu * NR_TIMES], s.cpu[cpu].spent_ps, sizeof(int64_t) * NR_TIMES)
-        s.cpu[cpu].next_tick_ps = NEVER
-        s.cpu[cpu].next_irq_ps = NEVER
+        set_outside(&s.cpu[cpu], NEVER, NEVER)
+        if not s.cpu[cpu].waits:
+            plan(s, cpu)
         for k in range(s.nr_zones):
             s.saved_counts[k * s.cpus + cpu] = s.zone[k].counts[cpu]
 
@@ -105,29 +134,28 @@ cdef void take_samples(Sim *s) noexcept nogil:
 
 # -- the log ---------------------------------------------------------------------------------------------------------
 
-cdef LogRow *log_row(Sim *s) noexcept nogil:
-    if s.nr_log == s.room_log:
-        s.room_log *= 2
-        s.log = <LogRow *>realloc(s.log, s.room_log * sizeof(LogRow))
-    s.nr_log += 1
-    memset(&s.log[s.nr_log - 1], 0, sizeof(LogRow))
-    return &s.log[s.nr_log - 1]
-
-cdef void log_begin(
-    Sim *s, int cpu, int kind, int order, int flags, uint32_t gfp, uint32_t zone, uint32_t page
+cdef void log(
+    Sim *s, int cpu, int what, uint32_t zone, int64_t pfn, uint32_t nr, uint32_t gfp, int bits
 ) noexcept nogil:
-    """A call begins. nr: of a bulk, of a run of pages; page: one row for each of a batch."""
-    cdef LogRow *row
-    if s.log is NULL:
+    cdef LogRow *row = s.log
+    if row is NULL:
         return
-    row = log_row(s)
+    if s.nr_log == s.room_log:
+        row = <LogRow *>realloc(row, 2 * s.room_log * sizeof(LogRow))
+        if row is NULL:
+            s.trouble = NO_MEMORY
+            return
+        s.log = row
+        s.room_log *= 2
+    row += s.nr_log
+    s.nr_log += 1
     row.slot = <uint32_t>(2 * cpu + s.cpu[cpu].level)
-    row.what = <uint8_t>(kind + 1)
-    row.order = <uint8_t>order
-    row.flags = <uint8_t>flags
+    row.what = <uint16_t>what
+    row.bits = <uint16_t>bits
     row.zone = zone
     row.gfp = gfp
-    row.page = page
+    row.nr = nr
+    row.pfn = <uint32_t>pfn
 
 
 # -- what the face gives -----------------------------------------------------------------------------------------------
@@ -147,7 +175,20 @@ cdef int set_charges(Sim *s, costs) except -1:
     c.interrupt, c.wake = ps_of(costs, "interrupt"), ps_of(costs, "wake")
     return 0
 
-cdef int attach_zone(Sim *s, int k, size_t address, int node, costs) except -1:
+cdef uint32_t stamps_of(costs, name) except? 0:
+    return min(<uint32_t>(<int64_t>costs[name] >> STAMP_SHIFT), <uint32_t>STAMP_MASK)
+
+cdef int set_toucher(Sim *s, costs) except -1:
+    cdef Toucher *by = &s.toucher
+    by.node = s.cpu_node
+    by.own_ps, by.near_ps = ps_of(costs, "descriptor_own"), ps_of(costs, "descriptor_near")
+    by.far_ps, by.memory_ps = ps_of(costs, "descriptor_far"), ps_of(costs, "descriptor_memory")
+    by.far_memory_ps = by.memory_ps + max(by.far_ps - by.near_ps, <int64_t>0)
+    by.own_stamps = stamps_of(costs, "cache_descriptors")
+    by.shared_stamps = stamps_of(costs, "shared_descriptors")
+    return 0
+
+cdef int attach_zone(Sim *s, int k, size_t address, int node) except -1:
     """A core's zone, worked on from here; its descriptors are in nobody's cache."""
     cdef Zone *z = &s.zone[k]
     cdef Caches *caches = &s.caches[k]
@@ -157,14 +198,8 @@ cdef int attach_zone(Sim *s, int k, size_t address, int node, costs) except -1:
     if caches.last is NULL:
         raise MemoryError()
     caches.touched = touched
-    caches.fetched = s.fetched
-    caches.node = s.cpu_node
     caches.home = node
-    caches.own_ps, caches.near_ps = ps_of(costs, "descriptor_own"), ps_of(costs, "descriptor_near")
-    caches.far_ps, caches.memory_ps = ps_of(costs, "descriptor_far"), ps_of(costs, "descriptor_memory")
-    caches.far_memory_ps = caches.memory_ps + max(caches.far_ps - caches.near_ps, <int64_t>0)
-    caches.own_stamps = min(<uint32_t>(<int64_t>costs["cache_descriptors"] >> STAMP_SHIFT), <uint32_t>STAMP_MASK)
-    caches.shared_stamps = min(<uint32_t>(<int64_t>costs["shared_descriptors"] >> STAMP_SHIFT), <uint32_t>STAMP_MASK)
+    caches.by = &s.toucher
     z.caches = caches
     return 0
 
@@ -195,15 +230,18 @@ cdef bint allocate(Sim *s) noexcept:
     s.saved_stats = malloc(stats_bytes(s))
     s.saved_spent = <int64_t *>calloc(s.cpus * NR_TIMES, sizeof(int64_t))
     s.saved_counts = <Counts *>calloc(s.cpus * s.nr_zones, sizeof(Counts))
-    s.fetched = <uint32_t *>calloc(s.cpus, sizeof(uint32_t))
+    s.worked = <int64_t *>calloc(s.cpus * s.nr_zones, sizeof(int64_t))
+    s.toucher.fetched = <uint32_t *>calloc(s.cpus, sizeof(uint32_t))
+    s.pages = <idx *>malloc(2 * s.cpus * s.most_pages * sizeof(idx))
     s.cpu_node = <uint16_t *>calloc(s.cpus, sizeof(uint16_t))
     s.queue = <Queue *>calloc(s.nr_queues + 1, sizeof(Queue))
     s.barrier = <int32_t *>calloc(s.nr_barriers + 1, sizeof(int32_t))
     s.free_sleeper = <int32_t *>calloc(s.cpus, sizeof(int32_t))
     if (
         s.cpu is NULL or s.tree is NULL or s.lock is NULL or s.zone_stats is NULL
-        or s.saved_stats is NULL or s.saved_spent is NULL or s.saved_counts is NULL or s.fetched is NULL
-        or s.cpu_node is NULL or s.queue is NULL or s.barrier is NULL or s.free_sleeper is NULL
+        or s.saved_stats is NULL or s.saved_spent is NULL or s.saved_counts is NULL or s.worked is NULL
+        or s.toucher.fetched is NULL or s.pages is NULL or s.cpu_node is NULL or s.queue is NULL
+        or s.barrier is NULL or s.free_sleeper is NULL
     ):
         return False
     s.pcp_stats = s.zone_stats + s.nr_zones * K_KINDS
@@ -238,7 +276,9 @@ cdef void free_all(Sim *s) noexcept:
     c_free(s.saved_stats)
     c_free(s.saved_spent)
     c_free(s.saved_counts)
-    c_free(s.fetched)
+    c_free(s.worked)
+    c_free(s.toucher.fetched)
+    c_free(s.pages)
     c_free(s.cpu_node)
     c_free(s.queue)
     c_free(s.barrier)
@@ -253,7 +293,8 @@ cdef list waits(Sim *s):
     cdef Cpu *me
     cdef Lock *lock
     out = []
-    names = {S_LEAST: "queue", S_MOST: "queue", S_FREE: "free memory", S_BARRIER: "barrier", S_HANDLE: "page"}
+    names = {S_LEAST: "queue", S_MOST: "queue", S_FREE: "free memory", S_BARRIER: "barrier", S_HANDLE: "page",
+             S_QUIET: "end of its calls", S_OFFLINE: "on-line"}
     for cpu in range(s.cpus):
         me = &s.cpu[cpu]
         context_name = "interrupt" if me.level else "task"

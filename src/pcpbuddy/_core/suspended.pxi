@@ -74,6 +74,7 @@ cdef class Call:
     cdef CZone *z              # of the operation under way
     cdef idx *pages
     cdef readonly list zones   # as in ref
+    cdef Node lowest           # of the nodes: its drain mutex is that of all of them
 
     def __dealloc__(self):
         c_free(self.pages)
@@ -97,6 +98,8 @@ cdef class Call:
                 self.ref.node[self.ref.nr] = nid
                 self.ref.nr += 1
             self.zones += node.zones
+        self.lowest = min(nodes, key=lambda one: one.zones[0].start_pfn)
+        self.ref.drain_mutex = &self.lowest.drain_mutex
         need_cpu(node.zones[0], cpu)
         return node.zones[0]
 
@@ -138,7 +141,7 @@ cdef class Call:
         return self
 
     @staticmethod
-    def free_batch(nodes, pfns, int cpu=0):
+    def free_batch(nodes, pfns, int cpu=0, bint irq=False):
         cdef Call self = Call.__new__(Call)
         cdef Zone zone = self.zone_of(nodes, pfns[0], cpu)
         cdef int k
@@ -146,7 +149,7 @@ cdef class Call:
         self.room(len(pfns))
         for k in range(len(pfns)):
             self.pages[k] = index_of(&zone.z, pfns[k])
-        begin_free_batch(&self.call, &zone.z, self.pages, k + 1, cpu, 0)
+        begin_free_batch(&self.call, &zone.z, self.pages, k + 1, cpu, OP_IRQ if irq else 0)
         return self
 
     @staticmethod
