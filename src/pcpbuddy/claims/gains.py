@@ -474,9 +474,9 @@ def k10(settings: Settings) -> Finding:
         ),
         why=(
             f"Worse: the whole interval, and the mean by more than {WORSE}. Where all CPUs reclaim for one another, "
-            "mainline's PCPs are in balance without the zone: each frees as many pages as it takes, whoever's they are. "
-            "A free that goes to its owner meets that owner's lock instead. Reclaim is a load of the laboratory, not "
-            "the kernel's code: no OOM, no compaction, clean pages only."
+            "mainline's PCPs are in balance without the zone: each frees as many pages as it takes, whoever's they "
+            "are. A free that goes to its owner meets that owner's lock instead. Reclaim is a load of the laboratory, "
+            "not the kernel's code: no OOM, no compaction, clean pages only."
         ),
         table=tuple(rows),
     )
@@ -640,8 +640,8 @@ CLAIMS = (
         text="On small or pressured machines it degrades gracefully to what there is today",
         source="P2 (second hand)",
         measurement=(
-            "zones of 64 MiB to 1 GiB, 1 to 64 CPUs, full memory: work, holds and refusals against mainline, in exits and "
-            "in reclaim with 20 us for a page and with 1 us; S4 and S6"
+            "zones of 64 MiB to 1 GiB, 1 to 64 CPUs, full memory: work, holds and refusals against mainline, in exits "
+            "and in reclaim with 20 us for a page and with 1 us; S4 and S6"
         ),
         rule=f"posted and fixed are nowhere worse beyond the interval and beyond {WORSE}",
         measure=k10,

@@ -158,6 +158,5 @@ def text(of: Interval | Sequence[float], kind: str = "count") -> str:
     """
     which = of if isinstance(of, Interval) else interval(of)
     write = {"share": share_text, "ns": ns_text, "count": count_text}[kind]
-    if which.n < 2 or which.low == which.high:
-        return write(which.mean)
-    return f"{write(which.mean)} [{write(which.low)}, {write(which.high)}]"
+    mean, low, high = (write(value) for value in which[:3])
+    return mean if which.n < 2 or mean == low == high else f"{mean} [{low}, {high}]"
