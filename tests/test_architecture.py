@@ -28,7 +28,8 @@ LAYERS = [
     {"machine"},
     {"sweeps"},
     {"comparison"},
-    {"replay", "claims"},
+    {"replay"},
+    {"claims"},
     {"report"},
     {"cli"},
 ]
