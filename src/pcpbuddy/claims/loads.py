@@ -158,5 +158,7 @@ def text(of: Interval | Sequence[float], kind: str = "count") -> str:
     """
     which = of if isinstance(of, Interval) else interval(of)
     write = {"share": share_text, "ns": ns_text, "count": count_text}[kind]
+    if which.n < 2:
+        return write(which.mean)
     mean, low, high = (write(value) for value in which[:3])
-    return mean if which.n < 2 or mean == low == high else f"{mean} [{low}, {high}]"
+    return mean if mean == low == high else f"{mean} [{low}, {high}]"
