@@ -174,6 +174,8 @@ def _value(of: Interval, kind: str) -> str:
     scale = {"%": 0.01, "us": 1e3, "ms": 1e6, "s": 1e9, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(unit, 1.0)
     places = len(digits.partition(".")[2])
     half = of.half / scale
+    if kind == SHARE and places > 2:  # else it would not fit beside its interval
+        text, places = f"{100 * of.mean:.2f}%", 2
     return f"{text}+-{half:.{places}f}" if half >= 0.5 * 10**-places else text
 
 
