@@ -86,7 +86,8 @@ def markdown(findings: Findings) -> str:
         "| claim | says | verdict |",
         "|---|---|---|",
         *(
-            f"| [{found.claim}](#{found.claim.lower()}) | {_cell(known[found.claim].text.rstrip('.'))} | {found.verdict} |"
+            f"| [{found.claim}](#{found.claim.lower()}) | {_cell(known[found.claim].text).rstrip('.')} | "
+            f"{found.verdict} |"
             for found in findings.found
         ),
         "",
