@@ -399,3 +399,8 @@ def watermarks(managed: int, lowmem_pages: int, min_free_kbytes: int) -> tuple[i
     """
     B-20: (min, low, high, promo) in pages.
     """
+
+def address_of(zone: Zone) -> int:
+    """
+    Where the state of a zone lies in this process, for the machine, which works in it too. The zone must outlive that.
+    """
