@@ -20,7 +20,7 @@ __all__ = ["html"]
 STYLE = """
 .pcpbuddy{font:13px/1.45 system-ui,sans-serif;max-width:780px;color:inherit}
 .pcpbuddy table{border-collapse:collapse;margin:.6em 0;font-variant-numeric:tabular-nums;color:inherit}
-.pcpbuddy th,.pcpbuddy td{padding:1px 9px;text-align:right;border:0;background:none;color:inherit;white-space:nowrap}
+.pcpbuddy th,.pcpbuddy td{padding:1px 7px;text-align:right;border:0;background:none;color:inherit;white-space:nowrap}
 .pcpbuddy th{font-weight:600;border-bottom:1px solid currentColor}
 .pcpbuddy th:first-child,.pcpbuddy td:first-child{text-align:left;padding-left:0}
 .pcpbuddy td.part{padding-left:1.2em!important;opacity:.75}
@@ -105,7 +105,7 @@ def _cpu_time(run: "Run") -> str:
 
 
 def _locks(run: "Run") -> str:
-    heads = ("", "holds", "waited", "wait, of CPU time", "wait p50", "p99", "max", "hold p50", "p99", "max")
+    heads = ("", "holds", "waited", "wait, CPU time", "wait p50", "p99", "max", "hold p50", "p99", "max")
     lines = ["<table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     for lock, kind, title in ROWS:
         m = run.metrics
