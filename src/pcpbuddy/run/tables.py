@@ -82,14 +82,14 @@ def _histograms(run: "Run") -> dict[str, Any]:
     A row a bin that is not empty: from_ns <= time < to_ns.
     """
     rows, edges = run.counts, bin_edges()
-    whats = [HISTOGRAMS[what] for what in rows["what"]]
+    names = [HISTOGRAMS[what] for what in rows["what"]]
     zones = run.zones
     return {
-        "histogram": whats,
-        "kind": [kinds_of(what)[kind] for what, kind in zip(whats, rows["kind"], strict=True)],
+        "histogram": names,
+        "kind": [kinds_of(what)[kind] for what, kind in zip(names, rows["kind"], strict=True)],
         "zone": [
             str(zone) if what.startswith("user_lock.") else None if what.startswith("call.") else zones[zone]
-            for what, zone in zip(whats, rows["zone"], strict=True)
+            for what, zone in zip(names, rows["zone"], strict=True)
         ],
         "from_ns": edges[rows["bin"]],
         "to_ns": edges[rows["bin"].astype(np.int64) + 1],
