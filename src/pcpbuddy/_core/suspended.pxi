@@ -143,8 +143,12 @@ cdef class Call:
     @staticmethod
     def free_batch(nodes, pfns, int cpu=0, bint irq=False):
         cdef Call self = Call.__new__(Call)
-        cdef Zone zone = self.zone_of(nodes, pfns[0], cpu)
+        cdef Zone zone
         cdef int k
+        pfns = list(pfns)
+        if not pfns:
+            raise UsageError("a batch of no pages")
+        zone = self.zone_of(nodes, pfns[0], cpu)
         pfns = need_batch(zone, pfns)
         self.room(len(pfns))
         for k in range(len(pfns)):
