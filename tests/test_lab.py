@@ -253,3 +253,20 @@ def test_numbers_of_a_run_are_plain():
     run = Machine(2).run("local/loop", **SHORT)
     assert {type(value) for value in run.metrics.values()} <= {int, float}
     assert not any(isinstance(value, np.generic) for zone in run.manifest["zones"] for value in zone.values())
+
+
+@pytest.mark.parametrize("policy", ["mainline", "posted", "fixed", "llist", "handover", "tuned"])
+def test_interrupts_wait_for_locks_while_their_task_sleeps(policy):
+    """
+    A CPU is then in a lock's queue and among the sleepers of a queue of pages at once.
+    """
+    run = Machine(8, policy=policy).run("purge/jemalloc", interrupt_us=20, duration="3ms")
+    assert run.stuck is None or not run.stuck
+    assert run.metrics["cpu.interrupt"] > 0
+
+
+def test_samples_of_a_long_run_are_thinned_out():
+    run = Machine(2).run("local/loop", duration="2ms", sample="1us")
+    times = run.samples["t_ps"]
+    assert 256 <= len(times) <= 513
+    assert len(set(np.diff(times)[:-1].tolist())) == 1

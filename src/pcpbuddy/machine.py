@@ -405,7 +405,7 @@ def _to_the_end(simulation: Any, duration_ns: int | None, measures: bool, name: 
             now_ns = simulation.now_ns
             reached = 0 <= until_ns <= now_ns
             if start_ns is None:
-                start_ns = simulation.result()["start_ps"] / 1000 or None
+                start_ns = simulation.start_ns or None
                 if duration_ns is not None:
                     until_ns = (now_ns if start_ns is None else start_ns) + duration_ns
             if over and not (reached and until_ns > now_ns):

@@ -185,7 +185,8 @@ cdef struct Cpu:
     int level                  # 1: in interrupt context
     int node
     int waits                  # for this lock + 1
-    int next_waiter            # CPU + 1
+    int next_waiter            # in a lock's queue, CPU + 1
+    int next_sleeper           # of a queue of pages, CPU + 1: an interrupt may wait for a lock meanwhile
     int sleeps                 # S_: what it waits for
     int category               # T_: where its time goes
     int64_t since_ps           # in this category

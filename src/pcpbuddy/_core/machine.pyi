@@ -14,7 +14,7 @@ from .core import Zone
 
 class Simulation:
     """
-    One run. The zones are the core's; their state is worked on in place, and they show it at any time between two calls of run.
+    One run. The zones are the core's; their state is worked on in place, and shown at any time between two calls of run.
 
     Args:
         zones, addresses: Zone objects, and where their states lie (``core.address_of``).
@@ -25,7 +25,7 @@ class Simulation:
         irq_program, irq_every_ns: what each CPU does in interrupt context, at exponential distances of that mean.
         stream: a recording's requests by CPU, in closed loop: {"requests", "think_ps", "first", "handles"}.
         tick_ns: distance of the vmstat ticks of a CPU (B-101), staggered over the CPUs; 0: none.
-        sample_ns: distance of samples of memory; 0: none.
+        sample_ns: distance of samples of memory, which doubles whenever there are 512 of them; 0: none.
         seed: of all chance.
         log: keep a row of every step of every call.
     """
@@ -59,7 +59,7 @@ class Simulation:
         """
     def stop(self) -> None:
         """
-        The measured part ends now; calls under way are carried to their end, so that the state is sound. Before result().
+        The measured part ends now; calls under way are carried to their end: the state is sound. Before result().
         """
     @property
     def trouble(self) -> tuple[str, Any] | None:
@@ -68,6 +68,11 @@ class Simulation:
         """
     @property
     def now_ns(self) -> float: ...
+    @property
+    def start_ns(self) -> float:
+        """
+        When the measured part began; 0: from the start, or it has not begun.
+        """
     @property
     def events(self) -> int: ...
     @property

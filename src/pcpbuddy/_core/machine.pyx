@@ -49,6 +49,7 @@ cdef extern from *:
     int clz "pb_clz"(uint64_t x) noexcept nogil
 
 cdef enum:
+    MOST_SAMPLES = 512         # of a zone
     IDLE_STEPS = 1000000       # instructions in a row that take no time: such a program never ends
     ROUNDS = 64                # of one event
     PATIENCE = 1000            # ticks, or interrupts, that may wake somebody where all sleep
@@ -261,7 +262,7 @@ cdef class Simulation:
         Up to that virtual time, or that many events more. Returns True when there is nothing left to do.
         """
         cdef int64_t until_ps = LAST - 1
-        if 0 <= until_ns < until_ps / 1000:
+        if 0 <= until_ns < until_ps / 1000.0:
             until_ps = <int64_t>(until_ns * 1000)
         if not self.s.finished and not self.s.trouble:
             with nogil:
@@ -300,7 +301,14 @@ cdef class Simulation:
 
     @property
     def now_ns(self):
-        return self.s.now_ps / 1000
+        return self.s.now_ps / 1000.0
+
+    @property
+    def start_ns(self):
+        """
+        When the measured part began; 0: from the start, or it has not begun.
+        """
+        return self.s.start_ps / 1000.0
 
     @property
     def events(self):

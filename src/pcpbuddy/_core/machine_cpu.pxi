@@ -47,7 +47,7 @@ cdef inline void plan(Sim *s, int cpu) noexcept nogil:
     cdef Context *x = context(me)
     cdef int64_t at_ps = x.until_ps
     if at_ps > LAST and x.phase != P_ASLEEP:
-        at_ps = LAST
+        at_ps = x.until_ps = LAST
     if me.outside_ps < at_ps:
         at_ps = from_outside(s, me, at_ps)
     schedule(s, cpu, at_ps)
@@ -89,7 +89,7 @@ cdef void wake(Sim *s, int cpu) noexcept nogil:
 cdef void sleep_on_queue(Sim *s, int cpu, Queue *queue, int why, uint64_t wants) noexcept nogil:
     cdef Cpu *me = &s.cpu[cpu]
     me.wants = wants
-    me.next_waiter = queue.sleepers
+    me.next_sleeper = queue.sleepers
     queue.sleepers = cpu + 1
     if why == S_LEAST:
         queue.least = min(queue.least, wants)
@@ -107,11 +107,11 @@ cdef void wake_queue(Sim *s, Queue *queue) noexcept nogil:
     queue.most = -1
     while cpu >= 0:
         me = &s.cpu[cpu]
-        next = me.next_waiter - 1
+        next = me.next_sleeper - 1
         if queue.nr >= me.wants if me.sleeps == S_LEAST else queue.nr <= me.wants:
             wake(s, cpu)
         else:
-            me.next_waiter = queue.sleepers
+            me.next_sleeper = queue.sleepers
             queue.sleepers = cpu + 1
             if me.sleeps == S_LEAST:
                 queue.least = min(queue.least, me.wants)

@@ -98,12 +98,25 @@ cdef int64_t owned_blocks(Zone *z) noexcept nogil:
         owned += z.block[n].owner != 0
     return owned
 
+cdef void thin_out(Sim *s) noexcept nogil:
+    """Every second sample goes, and from now on they are as far apart as those that stay."""
+    cdef uint64_t kept = 0
+    cdef uint64_t k
+    for k in range(s.nr_samples):
+        if k // s.nr_zones % 2 == 0:
+            s.sample[kept] = s.sample[k]
+            kept += 1
+    s.nr_samples = kept
+    s.sample_ps *= 2
+
 cdef void take_samples(Sim *s) noexcept nogil:
     cdef int k
     cdef int o
     cdef int cpu
     cdef Zone *z
     cdef Sample *sample
+    if s.nr_samples == <uint64_t>(MOST_SAMPLES * s.nr_zones):
+        thin_out(s)
     for k in range(s.nr_zones):
         if s.nr_samples == s.room_samples:
             s.room_samples = max(2 * s.room_samples, <uint64_t>1024)
