@@ -115,7 +115,7 @@ def k11(settings: Settings) -> Finding:
                 "ratio": f"{p99 / expected:.2f}",
             }
         )
-    sweep = settings.sweep(BUILD, curve_policies(), MIDDLE, duration=settings.pick("300ms", "100ms"))
+    sweep = settings.sweep(BUILD, curve_policies(settings), MIDDLE, duration=settings.pick("300ms", "100ms"))
     walk = interval(values(sweep, "posted", "owned.walk_len.p99"))
     if not ratios:
         return _without_recordings(settings, "K-11", f"in {BUILD} a walk looks at {text(walk)} blocks (p99)")
@@ -299,7 +299,7 @@ def k20(settings: Settings) -> Finding:
     merging: list[list[float]] = []
     held: list[list[float]] = []
     for load in PRESSING:
-        sweep = press(settings, load, curve_policies())
+        sweep = press(settings, load, curve_policies(settings))
         merging.append(values(sweep, "mainline", lambda m: m["zone_lock.merges"] * step_ns))
         held.append(values(sweep, "mainline", "zone_lock.hold_ns.drain.total"))
         share = [a / b for a, b in zip(merging[-1], held[-1], strict=True)]
@@ -362,10 +362,11 @@ def k21(settings: Settings) -> Finding:
         """
         return (m["zone_lock.wait_ns.total"] + m["zone_lock.hold_ns.total"]) / m["allocs"]
 
+    rivals = settings.pick(RIVALS, RIVALS[:3])
     rows, below, verdicts = [], [], []
     worst = Interval(float("inf"), 0, 0, 0)
     for load in PRESSING:
-        sweep = press(settings, load, RIVALS)
+        sweep = press(settings, load, rivals)
         base, merged, owned = (values(sweep, policy, busy) for policy in RIVALS[:3])
         gains = interval([(b - m) / (b - f) for b, m, f in zip(base, merged, owned, strict=True)])
         verdicts.append(verdict(gains, above=ENOUGH))
@@ -376,11 +377,11 @@ def k21(settings: Settings) -> Finding:
             {
                 "load": f"{load.workload}, {MIDDLE} CPUs",
                 "measured": "time at the zone lock per allocation",
-                **{policy: text(interval(values(sweep, policy, busy)), "ns") for policy in RIVALS},
+                **{policy: text(interval(values(sweep, policy, busy)), "ns") for policy in rivals},
                 "merge-only's part of fixed's gain": text(gains, "share"),
             }
         )
-    for name, found in _counted(settings):
+    for name, found in _counted(settings, rivals):
         for metric in ("zone_lock.holds", "zone_lock.list_ops"):
             base_count, merge_count, fixed_count = (found[policy][metric] for policy in RIVALS[:3])
             part = (base_count - merge_count) / (base_count - fixed_count) if fixed_count < base_count else None
@@ -391,7 +392,7 @@ def k21(settings: Settings) -> Finding:
                 {
                     "load": name,
                     "measured": metric,
-                    **{policy: count_text(found[policy][metric]) for policy in RIVALS},
+                    **{policy: count_text(found[policy][metric]) for policy in rivals},
                     "merge-only's part of fixed's gain": "fixed gains nothing" if part is None else share_text(part),
                 }
             )
@@ -410,7 +411,7 @@ def k21(settings: Settings) -> Finding:
         interval=(worst.low, worst.high),
         command=settings.command("K-21"),
         also=(
-            *(press_command(settings, load, RIVALS, ["zone_lock.wait_ns.total"]) for load in PRESSING),
+            *(press_command(settings, load, rivals, ["zone_lock.wait_ns.total"]) for load in PRESSING),
             "pcpbuddy compare shape/S5 --policy mainline,merge-only,fixed",
         ),
         why="merge-only also takes chunks instead of pages (phase 2); chunk-only shows what that does by itself.",
@@ -418,14 +419,14 @@ def k21(settings: Settings) -> Finding:
     )
 
 
-def _counted(settings: Settings) -> Iterable[tuple[str, dict[str, Metrics]]]:
+def _counted(settings: Settings, rivals: Sequence[str]) -> Iterable[tuple[str, dict[str, Metrics]]]:
     """
     Shapes and recordings under all rivals.
     """
     for name in ("S1", "S2", "S3", "S4", "S5", "S6"):
-        yield f"shape/{name}", {policy: shape(name, policy) for policy in RIVALS}
+        yield f"shape/{name}", {policy: shape(name, policy) for policy in rivals}
     for path in settings.recorded():
-        runs = settings.compare(path, RIVALS).runs
+        runs = settings.compare(path, rivals).runs
         yield path.rsplit("/", 1)[-1], {run.policy.name: run.metrics for run in runs}
 
 

@@ -63,7 +63,7 @@ def k4(settings: Settings) -> Finding:
     rows, fewer, coarser = [], [], []
     which = Interval(float("inf"), 0, 0, 0)
     for load in PRESSING:
-        sweep = press(settings, load, curve_policies())
+        sweep = press(settings, load, curve_policies(settings))
         fewer.append(_falls(sweep, holds))
         pages = _mean(sweep, "posted", _pages_per_refill)
         if _mean(sweep, "posted", "refill.count").mean:  # without a refill there is nothing to be coarse
@@ -77,7 +77,7 @@ def k4(settings: Settings) -> Finding:
                 "pages per refill": text(_mean(sweep, policy, _pages_per_refill)),
                 "pages per hold": text(_mean(sweep, policy, "zone_lock.pages_per_hold")),
             }
-            for policy in curve_policies()
+            for policy in curve_policies(settings)
         ]
     pairs = "; ".join(
         f"{load.workload} {row['holds per 1000 allocations']} instead of {base['holds per 1000 allocations']}"
@@ -93,7 +93,7 @@ def k4(settings: Settings) -> Finding:
         value=which.mean,
         interval=(which.low, which.high),
         command=settings.command("K-4"),
-        also=tuple(press_command(settings, load, curve_policies(), [holds]) for load in PRESSING),
+        also=tuple(press_command(settings, load, curve_policies(settings), [holds]) for load in PRESSING),
         why=(
             "Memory is fresh. Where nearly all pages return to their owner, as in purge/jemalloc, no block is claimed "
             "any more; the holds that are left there are of single pages, for which the CPU found its own PCP lock "
@@ -205,12 +205,12 @@ def k6(settings: Settings) -> Finding:
         return per_1000(refilled_pages(m), m["pages.allocated"])
 
     rows = []
-    purge = press(settings, PURGE, curve_policies())
+    purge = press(settings, PURGE, curve_policies(settings))
     control = settings.sweep("local/loop", BOTH, MIDDLE)
     refills = changes(purge, "mainline", "posted", _refills)
     pages = changes(purge, "mainline", "posted", fetched)
     neutral = changes(control, *BOTH, _refills)
-    for name, sweep, policies in (("purge/jemalloc", purge, curve_policies()), ("local/loop", control, BOTH)):
+    for name, sweep, policies in (("purge/jemalloc", purge, curve_policies(settings)), ("local/loop", control, BOTH)):
         rows += [
             {
                 "load": f"{name}, {MIDDLE} CPUs",
@@ -254,7 +254,7 @@ def k6(settings: Settings) -> Finding:
         value=pages.mean,
         interval=(pages.low, pages.high),
         command=settings.command("K-6"),
-        also=(press_command(settings, PURGE, curve_policies(), ["allocs.from_pcp", "refill.count"]),),
+        also=(press_command(settings, PURGE, curve_policies(settings), ["allocs.from_pcp", "refill.count"]),),
         why=(
             "A first version of the rule counted allocations served without the zone lock. That mixes reuse with "
             "locks: an allocation that finds its own PCP lock taken, by a CPU that frees to it, goes to the zone "
@@ -266,7 +266,7 @@ def k6(settings: Settings) -> Finding:
 
 
 def k7(settings: Settings) -> Finding:
-    sweeps = {load.workload: press(settings, load, curve_policies()) for load in PRESSING}
+    sweeps = {load.workload: press(settings, load, curve_policies(settings)) for load in PRESSING}
 
     def pooled(which: str, policy: str) -> list[float]:
         sums = [values(sweep, policy, which) for sweep in sweeps.values()]
@@ -290,7 +290,7 @@ def k7(settings: Settings) -> Finding:
             "pages of a drained entry": text(_mean(sweep, policy, drain_pages)),
         }
         for name, sweep in sweeps.items()
-        for policy in curve_policies()
+        for policy in curve_policies(settings)
     ]
     return Finding(
         claim="K-7",
@@ -316,9 +316,9 @@ def k8(settings: Settings) -> Finding:
     tail = "zone_lock.hold_ns.p99"
     rows, falls = [], []
     for load in PRESSING:
-        sweep = press(settings, load, curve_policies())
+        sweep = press(settings, load, curve_policies(settings))
         falls += [_falls(sweep, of) for of in (tail, total)]
-        for policy in curve_policies():
+        for policy in curve_policies(settings):
             cells = {
                 f"{kind} {which}": ns_text(_mean(sweep, policy, f"zone_lock.hold_ns.{kind}.{which}").mean)
                 for kind in ("refill", "drain")
@@ -333,7 +333,7 @@ def k8(settings: Settings) -> Finding:
                     "held per allocation": text(_mean(sweep, policy, total), "ns"),
                 }
             )
-    first = press(settings, STORM, curve_policies())
+    first = press(settings, STORM, curve_policies(settings))
     base, new = (_mean(first, policy, tail) for policy in BOTH)
     return Finding(
         claim="K-8",
@@ -349,7 +349,7 @@ def k8(settings: Settings) -> Finding:
         value=new.mean,
         interval=(new.low, new.high),
         command=settings.command("K-8"),
-        also=tuple(press_command(settings, load, curve_policies(), [tail]) for load in PRESSING),
+        also=tuple(press_command(settings, load, curve_policies(settings), [tail]) for load in PRESSING),
         why="Times are those of the cost model. A whole block that is drained is one list operation, without a merge.",
         table=tuple(rows),
     )
@@ -361,7 +361,7 @@ PATH_NS = 100_000  # fork, exec and exit of a process: workload/mixed.py
 
 def k9(settings: Settings) -> Finding:
     model = costs(settings.costs)
-    sweep = settings.sweep(BUILD, curve_policies(), MIDDLE, duration=settings.pick("300ms", "100ms"))
+    sweep = settings.sweep(BUILD, curve_policies(settings), MIDDLE, duration=settings.pick("300ms", "100ms"))
 
     def allocator(m: Metrics) -> float:
         """
@@ -378,7 +378,7 @@ def k9(settings: Settings) -> Finding:
 
     rows = []
     relative = Interval(0, 0, 0, 0)
-    for policy in curve_policies():
+    for policy in curve_policies(settings):
         less = [
             (b - a) / s
             for a, b, s in zip(
@@ -411,7 +411,11 @@ def k9(settings: Settings) -> Finding:
         value=relative.mean,
         interval=(relative.low, relative.high),
         command=settings.command("K-9"),
-        also=(settings.compare_command(BUILD, curve_policies(), MIDDLE, ["cpu.allocator", "zone_lock.wait_ns.share"]),),
+        also=(
+            settings.compare_command(
+                BUILD, curve_policies(settings), MIDDLE, ["cpu.allocator", "zone_lock.wait_ns.share"]
+            ),
+        ),
         why=(
             "The sign and the order of magnitude are the most that a model can say. A recording of a kernel build on "
             "32 CPUs would decide it (`pcpbuddy compare RECORDING --machine`, its system time beside it), or a build "

@@ -30,6 +30,7 @@ __all__ = [
 
 MIB = 1 << 20
 CURVES = ("mainline", "posted", "fixed", "llist", "handover", "tuned")  # those of them that are there
+QUICK_CURVES = tuple(name for name in CURVES if name != "handover")
 MIDDLE = 32  # CPUs at which most claims are measured
 
 
@@ -64,11 +65,11 @@ def curve_sizes(settings: Settings) -> tuple[int, ...]:
     return settings.pick((1, 8, 32, 128, 512), (1, 8, 32))
 
 
-def curve_policies() -> list[str]:
+def curve_policies(settings: Settings) -> list[str]:
     """
     The policies of the curves.
     """
-    return [name for name in CURVES if name in PROFILES]
+    return [name for name in settings.pick(CURVES, QUICK_CURVES) if name in PROFILES]
 
 
 def press(

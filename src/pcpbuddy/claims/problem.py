@@ -44,7 +44,7 @@ def _shares(settings: Settings, load: Pressing, size: int) -> Iterable[tuple[str
     """
     Of every policy at one size.
     """
-    mainline, *others = curve_policies()
+    mainline, *others = curve_policies(settings)
     first = press(settings, load, [mainline, *others] if size <= MIDDLE else [mainline], size)
     yield mainline, first.interval(WAIT, mainline, size).mean
     second = first if size <= MIDDLE else press(settings, load, others, size, seeds=1)
@@ -56,7 +56,10 @@ def k1(settings: Settings) -> Finding:
     rows = curves(settings)
     waits, found = {}, {}
     for load in PRESSING:
-        at = {size: values(press(settings, load, curve_policies(), size), "mainline", WAIT) for size in (FEW, MIDDLE)}
+        at = {
+            size: values(press(settings, load, curve_policies(settings), size), "mainline", WAIT)
+            for size in (FEW, MIDDLE)
+        }
         waits[load.workload] = interval(at[MIDDLE])
         steep = difference([MIDDLE / FEW * share for share in at[FEW]], at[MIDDLE])
         found[load.workload] = all_of([verdict(waits[load.workload], above=MARK), verdict(steep, above=0)])
@@ -78,7 +81,7 @@ def k1(settings: Settings) -> Finding:
         value=waits[most].mean,
         interval=(waits[most].low, waits[most].high),
         command=settings.command("K-1"),
-        also=tuple(press_command(settings, load, curve_policies(), [WAIT]) for load in PRESSING),
+        also=tuple(press_command(settings, load, curve_policies(settings), [WAIT]) for load in PRESSING),
         why=(
             "All CPUs are on one node and share one zone; a machine with more nodes has a lock for each. How high the "
             "share is depends on the load's other work; the loads are what will-it-scale and the cover letter name, "
