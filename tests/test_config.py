@@ -71,7 +71,10 @@ def test_text(text, name, changed):
         ("fixed+merg=free", "policy fixed+merg=free: no switch 'merg'; did you mean merge?"),
         ("fixed+door=open", "policy fixed+door=open: no switch 'door'; switches are: remote, handover_batch, "),
         ("fixed+merge=", "policy fixed+merge=: merge='' (P-50, P-53, P-55): expected drain, free, never or tail"),
-        ("fixed+merge=fre", "policy fixed+merge=fre: merge=fre (P-50, P-53, P-55): expected drain, free, never or tail"),
+        (
+            "fixed+merge=fre",
+            "policy fixed+merge=fre: merge=fre (P-50, P-53, P-55): expected drain, free, never or tail",
+        ),
         ("fixed+phase2_max=9", "policy fixed+phase2_max=9: phase2_max=9 (P-35): expected 8 or 10"),
         (
             "fixed+remote_bound=0",
@@ -280,7 +283,11 @@ def test_example_file():
         ("[mine]\nprofile = 3\n", "p.toml", "p.toml, [mine]: unknown profile 3; profiles are: mainline, null, "),
         ('[mine]\nmerg = "free"\n', "p.toml", "p.toml, [mine]: no switch 'merg'; did you mean merge?"),
         ('[mine]\nname = "x"\n', "p.toml", "p.toml, [mine]: no switch 'name'; switches are: "),
-        ('[mine]\nmerge = "fre"\n', "p.toml", "p.toml, [mine]: merge=fre (P-50, P-53, P-55): expected drain, free, never or tail"),
+        (
+            '[mine]\nmerge = "fre"\n',
+            "p.toml",
+            "p.toml, [mine]: merge=fre (P-50, P-53, P-55): expected drain, free, never or tail",
+        ),
         ("[mine]\nphase0 = true\n", "p.toml", "p.toml, [mine]: phase0=True (P-33): expected on or off"),
         (
             '[mine]\nhandover_batch = "16"\n',

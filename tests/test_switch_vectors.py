@@ -1231,26 +1231,11 @@ def test_y65_a_dead_list_is_drained_from_its_start(make, drain):
 # merge=tail
 
 
-@pytest.mark.parametrize(
-    ("amount", "drained", "left"),
-    [(1, "pd(2,0,M)", f"P0: 3* P1: 0* {LADDER_A}"), (2, "pd(0,1,M)", f"P0: 3* 2* {LADDER_A}")],
-)
-def test_y66_merging_at_the_tail(make, amount, drained, left):
+def test_y66_a_block_at_least(make):
     zone = after_x1(make, merge="tail")
     free_all(zone, range(4), cpu=0)
     log(zone)
-    zone.drain(0, amount, start=M)
-    assert log(zone, "pmerge", "pcpu_drain") == ["pmerge(0,1)", drained]
-    assert pcp_lists(zone) == lists(left)
-    assert zone.counters()["merge_visited"] == 9
-
-
-@pytest.mark.parametrize("amount", [3, None])
-def test_y67_merging_as_far_as_it_goes(make, amount):
-    zone = after_x1(make, merge="tail")
-    free_all(zone, range(4), cpu=0)
-    log(zone)
-    zone.drain(0, amount, start=M if amount else U)
+    zone.drain(0, 1, start=M)
     assert log(zone, "pmerge", "pcpu_drain") == [
         *("pmerge(0,1)", "pmerge(2,1)"),
         *(f"pmerge(0,{order})" for order in range(2, 10)),
@@ -1260,6 +1245,34 @@ def test_y67_merging_as_far_as_it_goes(make, amount):
     assert owners(zone) == [-1, -1, -1, -1]
     assert tuned(zone, "count") == (0,)
     assert zone.counters()["merge_visited"] == 10
+
+
+def test_y66_in_vain(make):
+    zone = after_x1(make, merge="tail")
+    free_all(zone, (0, 2, 3), cpu=0)
+    log(zone)
+    zone.drain(0, 1, start=M)
+    assert log(zone, "pmerge", "pcpu_drain") == ["pmerge(2,1)", "pd(0,0,M)"]
+    assert pcp_lists(zone) == lists(f"P1: 2* {LADDER_A}")
+    assert zone.counters()["merge_visited"] == 10
+
+
+@pytest.mark.parametrize(
+    ("amount", "looks", "drained"),
+    [
+        (10, 511, [f"pd({pfn},0,M)" for pfn in range(512, 522)]),
+        (600, 599, ["pd(0,9,M)", "pd(512,6,M)", "pd(576,4,M)", "pd(592,3,M)"]),
+    ],
+)
+def test_y67_no_further_than_the_drain(make, amount, looks, drained):
+    state = own(held(blank(3, cpus=1, high=(2000, 2000)), *range(1536)), 0, 0, 1, 2, linked=False)
+    zone = make(state, switched(merge="tail"))
+    free_all(zone, range(1536), cpu=0)
+    log(zone)
+    zone.drain(0, amount, start=M)
+    assert log(zone, "pcpu_drain") == drained
+    assert zone.counters()["merge_visited"] == looks
+    assert tuned(zone, "count") == (1536 - amount,)
 
 
 # drain_by=visitor

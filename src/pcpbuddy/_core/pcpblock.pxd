@@ -5,10 +5,13 @@ from libc.stdint cimport uint32_t
 
 from .events cimport E_PMERGE, emit
 from .page cimport (
-    BUDDY_MASK, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB, Zone, block_type,
+    BUDDY_MASK, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB, PB_PAGES, Zone, block_type,
     cpu_head, idx, word_of, word_type,
 )
 from .pcp cimport drained, free_entry, list_type, pcp_del, pcp_put, split_entry
+
+cdef enum:
+    LOOKS = 4                  # at entries, for each that a drain can use (P-55)
 
 
 # -- merging ---------------------------------------------------------------------------------------
@@ -50,10 +53,11 @@ cdef inline void merge_pass(Zone *z, int cpu, int c) noexcept nogil:
                 i = next
 
 cdef inline void merge_tail(Zone *z, int cpu, int c, int n) noexcept nogil:
-    """P-55: the same from the tails on, and no further than a drain of n pages may reach."""
+    """P-55: the same from the tails on: as much as a drain of n pages, a block or more, can use."""
     cdef int o
     cdef int T
     cdef int looks
+    cdef int merges
     cdef idx head
     cdef idx i
     cdef idx b
@@ -62,13 +66,14 @@ cdef inline void merge_tail(Zone *z, int cpu, int c, int n) noexcept nogil:
         for T in range(3):
             head = cpu_head(c, 3 * o + T)
             i = z.page[head].prev
-            looks = max(n >> o, 1)
-            while i != head and looks > 0:
+            looks = LOOKS * (n >> o)
+            merges = ((n >> o) + 1) // 2
+            while i != head and looks > 0 and merges > 0:
                 looks -= 1
                 prev = z.page[i].prev
                 b = i ^ (1u << o)
                 if meets_buddy(z, cpu, i, b):
-                    looks -= 1
+                    merges -= 1
                     if prev == b:
                         prev = z.page[b].prev
                     merge_pair(z, cpu, c, i, b, o, T)
@@ -79,7 +84,7 @@ cdef inline void merge_before(Zone *z, int cpu, int c, int n) noexcept nogil:
     if z.s.policy.merge == MERGE_DRAIN:
         merge_pass(z, cpu, c)
     elif z.s.policy.merge == MERGE_TAIL:
-        merge_tail(z, cpu, c, min(n, z.pcp[c].count))
+        merge_tail(z, cpu, c, max(min(n, z.pcp[c].count), PB_PAGES))
 
 
 # -- draining --------------------------------------------------------------------------------------

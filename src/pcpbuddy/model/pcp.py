@@ -10,6 +10,7 @@ from .memory import PB, Entry, PageList, Pcp
 from .sizing import clamp
 
 SCALE = names.PCP_BATCH_SCALE_MAX
+LOOKS = 4  # at entries, for each that a drain can use (P-55)
 
 
 def pcp_type(block_type: int) -> int:
@@ -70,24 +71,26 @@ class PcpLists(Fallback):
         """P-50, P-55: before a drain of ``amount`` pages. With 14 lists nothing is marked (P-3, P-4)."""
         if self.policy.merge not in ("drain", "tail"):
             return
-        amount = min(amount, self.pcps[cpu].count)
+        amount = max(min(amount, self.pcps[cpu].count), names.PAGEBLOCK_PAGES)  # P-55: at least a block
         for order in filter(self.layout.has, range(PB)):
             for mt in range(names.NR_PCP_TYPES):
                 entries = list(self.pcps[cpu].lists[self.layout.index(order, mt)])
                 if self.policy.merge == "tail":
-                    self._merge_from_tail(cpu, entries, order, max(amount >> order, 1))
+                    self._merge_from_tail(cpu, entries, order, amount >> order)
                 else:
                     for pfn in entries:
                         self._merge(cpu, pfn, order)
 
     def _merge_from_tail(self, cpu: int, entries: list[int], order: int, most: int) -> None:
-        """P-55: at most so many entries of a list; of two that merge, both count."""
+        """P-55: until so many entries have merged, or four times as many were looked at."""
+        looks, merges = LOOKS * most, (most + 1) // 2
         for pfn in reversed(entries):
-            if most <= 0:
+            if looks == 0 or merges == 0:
                 return
             before = self.entries.get(pfn)
             if before is not None and before.order == order:
-                most -= 1 if self._merge(cpu, pfn, order) is None else 2
+                looks -= 1
+                merges -= self._merge(cpu, pfn, order) is not None
 
     def merge_up(self, cpu: int, pfn: int, order: int) -> None:
         """P-53, merge=free: a freed entry that is marked merges for as long as it finds its buddy."""
