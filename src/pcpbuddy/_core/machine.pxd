@@ -285,6 +285,7 @@ cdef struct Sim:
     int nr_free_sleepers
     int nr_handle_sleepers
     int nr_quiet_sleepers
+    int hotplug                # the CPU that takes another off-line, + 1
     uint64_t idle_steps        # instructions since the last that took time
     int64_t program_ps         # of the last instruction of a task
     int trouble                # 0, or why the run cannot go on

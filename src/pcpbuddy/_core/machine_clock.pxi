@@ -70,15 +70,17 @@ cdef inline int64_t line_ps(Sim *s, Lock *lock, int cpu) noexcept nogil:
     return s.charge.lock + s.charge.line_far
 
 cdef inline void hold(Sim *s, Lock *lock, int cpu, int kind, int64_t waited_ps) noexcept nogil:
-    """The lock is the CPU's from now on."""
+    """The lock is the CPU's from now on. waited_ps: -1 if it did not have to wait."""
     cdef Stat *stat = &lock.stats[kind]
     lock.holder = cpu + 1
     lock.last = cpu + 1
     lock.kind = kind
     lock.since_ps = s.now_ps
     stat.count += 1
-    stat.wait_hist[bin_of(waited_ps)] += 1
-    if waited_ps:
+    if waited_ps < 0:
+        stat.wait_hist[0] += 1
+    else:
+        stat.wait_hist[bin_of(waited_ps)] += 1
         stat.waited += 1
         stat.wait_ps += waited_ps
         stat.wait_max_ps = max(stat.wait_max_ps, waited_ps)

@@ -123,6 +123,14 @@ cdef inline void queue_changed(Sim *s, Queue *queue) noexcept nogil:
     if queue.sleepers and (queue.nr >= queue.least or <int64_t>queue.nr <= queue.most):
         wake_queue(s, queue)
 
+cdef inline void quiet(Sim *s) noexcept nogil:
+    """Some CPU has come to the end of what keeps it on-line."""
+    cdef int cpu
+    if s.nr_quiet_sleepers:
+        for cpu in range(s.cpus):
+            if s.cpu[cpu].sleeps == S_QUIET:
+                wake(s, cpu)
+
 cdef void wake_all(Sim *s, int why, uint64_t wants) noexcept nogil:
     cdef int cpu
     for cpu in range(s.cpus):
@@ -216,8 +224,7 @@ cdef void end_interrupt(Sim *s, int cpu) noexcept nogil:
     if me.sleeps and not x.ticking:
         s.awake -= 1
     spend(s, me, busy_with(me))
-    if s.nr_quiet_sleepers:
-        wake_all(s, S_QUIET, cpu)
+    quiet(s)
 
 
 # -- one event ------------------------------------------------------------------------------------------------
@@ -239,7 +246,7 @@ cdef void act(Sim *s, int cpu, Context *x) noexcept nogil:
         kind = zone_kind(op.at) if zone else pcp_kind(op)
         if not lock.holder:
             took = line_ps(s, lock, cpu)
-            hold(s, lock, cpu, kind, 0)
+            hold(s, lock, cpu, kind, -1)
             x.zone_held = x.zone_held or zone
         elif a == TRY_ZONE or a == TRY_PCP:
             op.got = False
@@ -290,8 +297,7 @@ cdef void call_over(Sim *s, int cpu, Context *x) noexcept nogil:
         x.phase = P_MORE
         x.until_ps = s.now_ps + answered(s, cpu, x)
         spend(s, &s.cpu[cpu], busy_with(&s.cpu[cpu]))
-    if s.nr_quiet_sleepers:
-        wake_all(s, S_QUIET, cpu)
+    quiet(s)
 
 cdef void program(Sim *s, int cpu, Context *x) noexcept nogil:
     """What the program does next."""

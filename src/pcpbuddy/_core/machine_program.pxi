@@ -147,6 +147,8 @@ cdef void more(Sim *s, int cpu, Context *x) noexcept nogil:
         free_next(s, cpu, x, i)
     elif i.op == I_OFFLINE:
         offline_next(s, cpu, x, <int>i.a)
+    elif i.op == I_ONLINE:
+        online_next(s, cpu, x, <int>i.a)
     else:
         alloc_next(s, cpu, x, i)
 
@@ -174,38 +176,56 @@ cdef bint can_go(Sim *s, int target) noexcept nogil:
             return True
     return False
 
+cdef bint busy(Sim *s, int cpu, int target) noexcept nogil:
+    """Is another CPU being taken off, or the target in a call, or in a section of its program's?"""
+    cdef Cpu *other = &s.cpu[target]
+    cdef Context *x = &other.context[0]
+    if s.hotplug and s.hotplug != cpu + 1:
+        return True
+    return target != cpu and (other.level or x.in_call or other.user_locks or x.phase == P_USER_GRANTED)
+
+cdef bint waits_for_quiet(Sim *s, int cpu, Context *x, int target) noexcept nogil:
+    """An interrupt does not wait; it leaves it at that."""
+    if not busy(s, cpu, target):
+        return False
+    if s.cpu[cpu].level:
+        x.left = 0
+        return True
+    s.nr_quiet_sleepers += 1
+    fall_asleep(s, cpu, S_QUIET)
+    return True
+
 cdef void offline_next(Sim *s, int cpu, Context *x, int target) noexcept nogil:
     """
     B-105, zone by zone, once the target makes no call.
 
     Then its program waits until it is on-line again; but a recording's requests are those that there were.
     """
-    cdef Cpu *other = &s.cpu[target]
-    cdef bint own = x.program[x.pc].op == I_OFFLINE
-    if x.turn == s.nr_zones or (x.turn == 0 and not can_go(s, target)):
-        other.offline = own and x.turn > 0
+    if x.turn == 0 and (not can_go(s, target) or waits_for_quiet(s, cpu, x, target)):
+        x.left = x.left if s.cpu[cpu].sleeps else 0
+    elif x.turn == s.nr_zones:
+        s.cpu[target].offline = x.program[x.pc].op == I_OFFLINE
+        s.hotplug = 0
         x.left = 0
-    elif cpu != target and (other.level or other.context[0].in_call):
-        if s.cpu[cpu].level:               # an interrupt waits for nobody
-            x.left = 0
-            return
-        s.cpu[cpu].wants = target
-        s.nr_quiet_sleepers += 1
-        fall_asleep(s, cpu, S_QUIET)
+        quiet(s)
     else:
-        other.offline = cpu != target
+        s.hotplug = cpu + 1
+        s.cpu[target].offline = cpu != target
         begin_offline(&x.call, &s.zone[x.turn], target, cpu if cpu != target else -1)
         log(s, cpu, L_OFFLINE, x.turn, 0, target, 0, 0)
         x.turn += 1
         start_call(s, cpu, x, C_OTHER, 0)
 
-cdef void bring_online(Sim *s, int cpu, int target) noexcept nogil:
+cdef void online_next(Sim *s, int cpu, Context *x, int target) noexcept nogil:
     """B-105: no lock is taken."""
     cdef int k
+    if s.hotplug and waits_for_quiet(s, cpu, x, cpu):
+        return
     for k in range(s.nr_zones):
         if not s.zone[k].pcp[target].online:
             online_cpu(&s.zone[k], target)
             log(s, cpu, L_ONLINE, k, 0, target, 0, 0)
+    x.left = 0
     s.cpu[target].offline = False
     if s.cpu[target].sleeps == S_OFFLINE:
         wake(s, target)
@@ -245,7 +265,7 @@ cdef void take_user_lock(Sim *s, int cpu, Context *x, Instruction *i) noexcept n
         enqueue(s, lock, cpu, T_USER_WAIT)
         return
     x.until_ps = s.now_ps + line_ps(s, lock, cpu)
-    hold(s, lock, cpu, 0, 0)
+    hold(s, lock, cpu, 0, -1)
     s.cpu[cpu].user_locks += s.cpu[cpu].level == 0
     next_instruction(x)
 
@@ -254,6 +274,7 @@ cdef void drop_user_lock(Sim *s, int cpu, Lock *lock) noexcept nogil:
     if lock.holder == cpu + 1 and lock.since_ps >= 0:
         release(s, lock, cpu)
         s.cpu[cpu].user_locks -= s.cpu[cpu].level == 0
+        quiet(s)
 
 cdef void move_entries(Sim *s, int cpu, Instruction *i) noexcept nogil:
     cdef Queue *source = queue_a(s, cpu, i)
@@ -305,8 +326,6 @@ cdef void control(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
             stop_now(s)
         elif i.op == I_TICK:
             set_outside(me, s.now_ps, me.next_irq_ps)
-        elif i.op == I_ONLINE:
-            bring_online(s, cpu, <int>i.a)
 
 cdef void waiting(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
     """Instructions that wait for other CPUs, or that end the program."""
@@ -347,7 +366,7 @@ cdef void fetch(Sim *s, int cpu, Context *x) noexcept nogil:
     elif i.op == I_THINK:
         x.until_ps = s.now_ps + think_time(&s.cpu[cpu], i)
         x.pc += 1
-    elif i.op == I_OFFLINE:
+    elif i.op == I_OFFLINE or i.op == I_ONLINE:
         x.left = 1
         x.turn = 0
         x.phase = P_MORE

@@ -34,6 +34,8 @@ cdef void replay_next(Sim *s, int cpu, Context *x) noexcept nogil:
         start_call(s, cpu, x, C_BULK, s.charge.alloc)
     elif q.op == R_OFFLINE:
         offline_next(s, cpu, x, cpu)
+    elif q.op == R_ONLINE:
+        online_next(s, cpu, x, cpu)
     else:
         x.left = 0
         replay_other(s, cpu, x, q)
@@ -51,8 +53,6 @@ cdef void replay_other(Sim *s, int cpu, Context *x, Request *q) noexcept nogil:
         for k in range(s.nr_zones):
             fold(&s.zone[k], cpu, True)
             log(s, cpu, L_FOLD, k, 0, 0, 0, 0)
-    elif q.op == R_ONLINE:
-        bring_online(s, cpu, cpu)
     elif q.op == R_ISOLATE or q.op == R_UNISOLATE:
         k = zone_of_pfn(s, q.pfn)
         begin_isolate(&x.call, &s.zone[k], index_of(&s.zone[k], q.pfn), 1, cpu)
