@@ -44,6 +44,8 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("zone_lock.pages_per_hold", "pages per hold", RATE),
             ("zone_lock.merges", "merge steps under the lock", COUNT),
             ("zone_lock.splits", "split steps under the lock", COUNT),
+            ("drain.entries", "entries drained", COUNT),
+            ("drain.pages", "  pages", COUNT),
         ),
     ),
     (
@@ -57,6 +59,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("refill.phase3_pages", "  pages: as mainline", COUNT),
             ("pcp.merges", "merge steps in PCPs", COUNT),
             ("pcp.splits", "split steps in PCPs", COUNT),
+            ("pcp.merge_visited", "entries looked at in merge passes", COUNT),
         ),
     ),
     (
@@ -102,6 +105,9 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("pcp.parked_pages", "pages in PCPs at the end", COUNT),
             ("pcp.parked_pages_max", "pages in PCPs at worst", COUNT),
             ("owned.blocks", "owned pageblocks", COUNT),
+            ("owned.walks", "walks over owned blocks", COUNT),
+            ("owned.walked", "  blocks looked at", COUNT),
+            ("owned.scanned_pfns", "  page frames looked at", COUNT),
             ("owned.walk_len.p99", "blocks per walk, p99", COUNT),
             ("owned.skipped", "blocks skipped in walks", COUNT),
         ),
@@ -112,6 +118,7 @@ DETAIL = frozenset(
     {f"frag.unusable_{order}" for order in (1, 2, 3, 5, 6, 7, 8)}
     | {f"frag.index_{order}" for order in range(1, 11)}
     | {metric for _, lines in GROUPS for metric, _, _ in lines if metric.startswith("cma.by_phase.")}
+    | {"drain.entries", "drain.pages", "pcp.merge_visited", "owned.walks", "owned.walked", "owned.scanned_pfns"}
 )
 
 CONTENTION = (
