@@ -217,7 +217,7 @@ def test_interrupt_keeps_what_was_measured(tmp_path):
 
 
 def test_interrupt_of_a_comparison():
-    options = ("--policy", "mainline,fixed", "--cpus", "2,64", "--seeds", "2", "--duration", "40ms")
+    options = ("--policy", "mainline,fixed", "--cpus", "2,64", "--seeds", "9", "--duration", "400ms")
     process = started("compare", "local/loop", *options, "--memory", "64MiB", "-q")
     time.sleep(2.5)
     process.send_signal(signal.SIGINT)

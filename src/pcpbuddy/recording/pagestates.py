@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from ..names import CMA, COSTLY_ORDER, MAX_CPUS, NR_ORDERS, NR_PCP_TYPES, PAGEBLOCK_ORDER
+from ..names import CMA, COSTLY_ORDER, MAX_CPUS, NR_MIGRATETYPES, NR_ORDERS, NR_PCP_TYPES, PAGEBLOCK_ORDER
 from . import files, snapshot, stream
 from .files import EVENT_CODES, EVENT_ORDER, MISSING, OTHER_EVENT
 from .numbering import Faults
@@ -92,7 +92,8 @@ def _mask(*names: str) -> np.ndarray:
 
 
 PAGED, MAY_FAIL, TYPED = _mask(*stream.WITH_PAGE), _mask(*stream.MAY_FAIL), _mask(*stream.REQUEST_TYPED)
-ORDERED = _mask("mm_page_alloc", "mm_page_free", "pcp_alloc", "pcp_free", "free_one")
+ORDERED, TAKEN = _mask(*stream.WITH_ORDER), _mask(*stream.TAKEN)
+MOVED = _mask("isolate", "putback")
 NAMED = {name: EVENT_CODES[name] for name in EVENT_ORDER}
 FREE_ROWS = _mask("pcp_free", "free_one")
 REQUEST_ROWS = _mask("mm_page_alloc", "mm_page_free")
@@ -182,14 +183,16 @@ class PageStates:
         bad_order = (order < 0) | (order >= NR_ORDERS)
         bad_order &= ORDERED[event] | ~absent
         sizes = np.left_shift(1, np.where(bad_order | absent, 0, order))
+        heads = (paged | may_fail | MOVED[event]) & ~absent
         far = pfn > self.max_pfn - sizes
         wrong = {
             "order": bad_order,
             "pfn": (paged & (pfn < 0))
             | (may_fail & (pfn < -1) & (pfn != MISSING))
             | ((paged | may_fail) & far)
-            | ((paged | may_fail) & (pfn >= 0) & (pfn % sizes != 0)),
-            "migratetype": TYPED[event] & (pfn >= 0) & ((kind < 0) | (kind >= NR_PCP_TYPES)),
+            | (heads & (pfn >= 0) & (pfn % sizes != 0)),
+            "migratetype": (TYPED[event] & (pfn >= 0) & ((kind < 0) | (kind >= NR_PCP_TYPES)))
+            | (TAKEN[event] & ((kind < 0) | (kind >= NR_MIGRATETYPES))),
         }
         gfp = batch["gfp_flags"]
         both = gfp & stream.BOTH_MOBILITIES == stream.BOTH_MOBILITIES

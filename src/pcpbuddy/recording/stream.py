@@ -54,6 +54,7 @@ WITH_ORDER = (
     "isolate",
     "putback",
 )
+TAKEN = ("mm_page_alloc_zone_locked", "mm_page_pcpu_drain", "mm_page_alloc_extfrag")
 REQUEST_TYPED = ("mm_page_alloc", "pcp_alloc", "pcp_alloc_bulk")
 
 
@@ -103,7 +104,7 @@ def verify_values(rows: Rows, first: Snapshot) -> None:
     typed = rows.which(*REQUEST_TYPED)
     wrong = typed & ((rows.migratetype < 0) | (rows.migratetype >= NR_PCP_TYPES))
     _refuse(rows, wrong & (rows.pfn >= 0), "migratetype", "a request is of type 0, 1 or 2")
-    taken = rows.which("mm_page_alloc_zone_locked", "mm_page_pcpu_drain", "mm_page_alloc_extfrag")
+    taken = rows.which(*TAKEN)
     wrong = (rows.migratetype < 0) | (rows.migratetype >= NR_MIGRATETYPES)
     _refuse(rows, taken & wrong, "migratetype", f"types are 0 to {NR_MIGRATETYPES - 1}")
     gfp = rows.which("mm_page_alloc") & (rows.pfn >= 0)
