@@ -127,7 +127,8 @@ def test_the_reference_says_where_each_switch_lives():
     for stem, name, switch in looks:
         if switch in found and stem not in ("check", "state", "init"):
             found[switch].add(f"{stem}.{name}")
-    table = (SOURCE.parent.parent / "docs" / "reference" / "core.md").read_text().split("| switch | read in |")[1].split("\n\n")[0]
+    text = (SOURCE.parent.parent / "docs" / "reference" / "core.md").read_text()
+    table = text.split("| switch | read in |")[1].split("\n\n")[0]
     rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", table, re.MULTILINE))
     assert {switch: set(re.findall(r"`([\w.]+)`", row)) for switch, row in rows.items()} == found
 

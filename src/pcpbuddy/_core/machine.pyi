@@ -14,7 +14,7 @@ from .core import Zone
 
 class Simulation:
     """
-    One run. The zones are the core's; their state is worked on in place, and shown at any time between two calls of run.
+    One run. The zones are the core's; their state is worked on in place, and shown between any two calls of run.
 
     Args:
         zones, addresses: Zone objects, and where their states lie (``core.address_of``).
