@@ -342,8 +342,9 @@ def refused(switches):
         yield "pcp_lists=14 needs "
     if switches["local_split"] == "off" and (not bare or switches["adopt"] == "on"):
         yield "local_split=off needs "
-    if switches["drain"] == "index" and switches["drain_overshoot"] != "allow":
-        yield "drain=index needs drain_overshoot=allow"
+    for drain in ("index", "near"):
+        if switches["drain"] == drain and switches["drain_overshoot"] != "allow":
+            yield f"drain={drain} needs drain_overshoot=allow"
 
 
 @settings(max_examples=400, derandomize=True, database=None, deadline=None)
@@ -372,7 +373,7 @@ def test_refused_combinations_are_refused_and_all_others_accepted(switches, calm
 
 def test_each_need_is_refused_by_its_sentence_for_each_switch_alone():
     for need in NEEDS:
-        base = PROFILES["mainline" if need.switch == "pcp_lists" else "null"]
+        base = PROFILES[{14: "mainline", "near": "tuned"}.get(need.value, "null")]
         assert base.switches()[need.switch] == need.value
         for name, allowed in need.others.items():
             switch = next(switch for switch in SWITCHES if switch.name == name)

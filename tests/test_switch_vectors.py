@@ -1,5 +1,5 @@
 """
-The vectors Y-1 to Y-71 of docs/reference/switch-vectors.md, on both implementations.
+The vectors Y-1 to Y-74 of docs/reference/switch-vectors.md, on both implementations.
 
 They were derived by hand from the rules, before anything was built, so that they are a witness of their own.
 """
@@ -1273,6 +1273,64 @@ def test_y67_no_further_than_the_drain(make, amount, looks, drained):
     assert log(zone, "pcpu_drain") == drained
     assert zone.counters()["merge_visited"] == looks
     assert tuned(zone, "count") == (1536 - amount,)
+
+
+# drain=near
+
+
+def with_a_whole_block(make, *more):
+    """
+    40 single pages, block 2 as a whole, and more entries of block 1 as (pfn, order).
+    """
+    state = own(held(blank(3, cpus=1, high=(2000, 2000)), *range(40)), 0, 0, 1, 2, linked=False)
+    for pfn, order in ((1024, 9), *more):
+        mark(park(state, 0, order, M, [pfn]), 0, pfn)
+    zone = make(state, switched(drain="near", merge="never"))
+    free_all(zone, range(40), cpu=0)
+    log(zone)
+    return zone
+
+
+@pytest.mark.parametrize(
+    ("more", "amount", "drained"),
+    [
+        ((), 300, ["pd(1024,9,M)"]),
+        ((), 63, [*(f"pd({pfn},0,M)" for pfn in range(40)), "pd(1024,9,M)"]),
+        (((600, 2), (512, 5), (544, 5)), 300, ["pd(1024,9,M)"]),
+        (
+            ((600, 2), (512, 5), (544, 5)),
+            100,
+            ["pd(544,5,M)", "pd(512,5,M)", "pd(600,2,M)", *(f"pd({pfn},0,M)" for pfn in range(32))],
+        ),
+    ],
+)
+def test_y72_y73_near(make, more, amount, drained):
+    zone = with_a_whole_block(make, *more)
+    zone.drain(0, amount, start=M)
+    assert log(zone, "pcpu_drain") == drained
+    assert zone.counters()["holds_drain"] == 1
+
+
+@pytest.mark.parametrize(
+    ("parked", "freed", "drained", "counted"),
+    [
+        ([(512, 6)], 136, ["pd(512,6,M)", "pd(128,3,M)", "pd(0,7,M)"], (2, 136, 134)),
+        ([], 200, ["pd(0,7,M)", "pd(128,6,M)", "pd(192,3,M)"], (1, 200, 197)),
+    ],
+)
+def test_y74_a_late_pass(make, parked, freed, drained, counted):
+    state = own(held(blank(2, cpus=1, batch=7, high=(200, 200)), *range(freed)), 0, 0, 1, linked=False)
+    for pfn, order in parked:
+        mark(park(state, 0, order, M, [pfn]), 0, pfn)
+    zone = make(state, switched(drain="near", merge="tail"))
+    free_all(zone, range(freed - 1), cpu=0)
+    assert zone.counters()["holds_drain"] == 0
+    log(zone)
+    zone.free(freed - 1)
+    assert log(zone, "pcpu_drain") == drained
+    counters = zone.counters()
+    assert (counters["holds_drain"], counters["merge_visited"], counters["pcp_merges"]) == counted
+    assert tuned(zone, "count") == (0,)
 
 
 # drain_by=visitor

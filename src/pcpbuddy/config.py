@@ -88,7 +88,7 @@ SWITCHES = (
     Switch("phase2_max", (8, 10), "P-35", "largest chunk order that phase 2 breaks"),
     Switch("phase3", ("rest", "if_empty"), "P-37", "phase 3 completes the batch, or only saves an empty one"),
     Switch("merge", ("drain", "free", "never", "tail"), "P-50, P-53, P-55", "when buddies merge inside a PCP"),
-    Switch("drain", ("largest_fit", "index", "smallest"), "P-61", "which entries a drain returns first"),
+    Switch("drain", ("largest_fit", "index", "smallest", "near"), "P-61, P-64", "which entries a drain returns first"),
     Switch("drain_overshoot", ("allow", "stop", "split"), "P-61", "when no entry fits the amount"),
     Switch("owned_order", ("tail", "head"), "P-16", "where a block joins its owner's list"),
     Switch("owned_lists", ("one", "per_type"), "P-15", "one list of owned blocks, or one per type"),
@@ -153,6 +153,7 @@ NEEDS = (
         "else there would be entries that nothing can split",
     ),
     Need("drain", "index", {"drain_overshoot": ("allow",)}, "it overshoots as it walks the lists (B-85)"),
+    Need("drain", "near", {"drain_overshoot": ("allow",)}, "it has a rule of its own for what does not fit"),
 )
 
 
@@ -289,6 +290,7 @@ PROFILES = {
             remote="handover",
             drain_by="visitor",
             merge="tail",
+            drain="near",
             high_growth="pages",
         ),
     )

@@ -34,7 +34,7 @@ cdef inline void drain_hold(Zone *z, Op *op, int most) noexcept nogil:
         op.n -= chunk
     else:
         op.n = min(op.n, z.pcp[op.target].count)
-        op.n = drain_by_size(z, op.cpu, op.target, op.n, op.start)
+        op.n = drain_by_size(z, op.cpu, op.target, op.n, op.start, op.merged)
 
 
 # -- a drain --------------------------------------------------------------------------------------------
@@ -48,6 +48,7 @@ cdef inline int drain_locked(Zone *z, Op *op) noexcept nogil:
         if op.flags & OP_ALL:
             op.n = p.count
         if op.n > 0 and p.count > 0:
+            op.merged = True
             merge_before(z, op.cpu, op.target, op.n)
     if op.n > 0 and p.count > 0:
         op.at = D_HOLD

@@ -89,6 +89,7 @@ cdef inline void begin(Op *op, int at, int got, int cpu) noexcept nogil:
     op.then = 0
     op.dead = 0
     op.full = 0
+    op.merged = False
     op.reject = 0
     op.aflags = 0
     op.page = 0

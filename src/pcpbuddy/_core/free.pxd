@@ -15,7 +15,7 @@ from .page cimport (
     UNMOVABLE, Pcp, Zone, block_of, block_type, idx, word_of, word_order,
 )
 from .pcp cimport clamp, commit, list_type, mark_for, over_limit, pcp_order
-from .pcpblock cimport merge_before
+from .pcpblock cimport merge_before, merges_late, wants_pass
 from .remote cimport absorb, announce, append, find_outbox, flush_outbox, push, pushed, slots, withdraw
 from .watermark cimport leave_below_high
 
@@ -89,10 +89,19 @@ cdef inline void ask_drain(Zone *z, Op *op, int n, int o, int T) noexcept nogil:
     op.start = drain_start(z, o, T)
 
 cdef inline void drain_begin(Zone *z, Op *op) noexcept nogil:
-    """What others pushed joins in, and one merge pass before the first hold (P-54)."""
+    """What others pushed joins in, and one merge pass before the first hold (P-54), or late (P-55)."""
     op.at = F_DRAIN
     absorb(z, op)
-    merge_before(z, op.cpu, op.target, op.n)
+    op.merged = not merges_late(z)
+    if op.merged:
+        merge_before(z, op.cpu, op.target, op.n)
+
+cdef inline void drain_next(Zone *z, Op *op) noexcept nogil:
+    """F_DRAIN: before each hold."""
+    if not op.merged and wants_pass(z, op.target, min(op.n, z.pcp[op.target].count), op.start):
+        op.merged = True
+        merge_before(z, op.cpu, op.target, op.n)
+    op.at = F_DRAINING
 
 cdef inline bint limit_later(Zone *z, Op *op) noexcept nogil:
     return op.flags & OP_NOLOCK or z.s.policy.drain_by == DRAIN_BY_OWNER and op.target != op.cpu
@@ -309,7 +318,7 @@ cdef inline int free_step(Zone *z, Op *op) noexcept nogil:
         elif op.at == F_ASKED:
             drain_begin(z, op)
         elif op.at == F_DRAIN:
-            op.at = F_DRAINING
+            drain_next(z, op)
             return LOCK_ZONE
         elif op.at == F_DRAINING:
             drain_hold(z, op, z.pcp[op.target].batch)

@@ -98,6 +98,7 @@ cdef struct Op:
     uint8_t order
     uint8_t type
     uint8_t flags
+    uint8_t merged             # D, F: this drain has had its merge pass (P-54, P-55)
     uint8_t held               # F: target's PCP lock is held. A, B: this refill has had the zone lock
     uint8_t section
     uint8_t locked             # A, B: the zone lock was taken for this page

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t
 
 from .events cimport E_PMERGE, emit
 from .page cimport (
-    BUDDY_MASK, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB, PB_PAGES, Zone, block_type,
+    BUDDY_MASK, DRAIN_NEAR, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB, PB_PAGES, Zone, block_type,
     cpu_head, idx, word_of, word_type,
 )
 from .pcp cimport drained, free_entry, list_type, pcp_del, pcp_put, split_entry
@@ -86,6 +86,10 @@ cdef inline void merge_before(Zone *z, int cpu, int c, int n) noexcept nogil:
     elif z.s.policy.merge == MERGE_TAIL:
         merge_tail(z, cpu, c, max(min(n, z.pcp[c].count), PB_PAGES))
 
+cdef inline bint merges_late(Zone *z) noexcept nogil:
+    """P-55: the drain that a commit asks for has its pass when nothing fits well any more."""
+    return z.s.policy.merge == MERGE_TAIL and z.s.policy.drain == DRAIN_NEAR
+
 
 # -- draining --------------------------------------------------------------------------------------
 
@@ -122,6 +126,31 @@ cdef inline idx best_fit(Zone *z, int c, int n, int start, int *order) noexcept 
         o -= 1
     return smallest_entry(z, c, start, order)
 
+cdef inline idx well_fitting(Zone *z, int c, int n, int start, int *order) noexcept nogil:
+    """P-64: the largest entry of at most n pages, and of an eighth of them at least; or 0."""
+    cdef int o = PB
+    cdef idx i
+    while o >= 0 and (8 << o) >= n:
+        if (1 << o) <= n:
+            i = oldest(z, c, o, start)
+            if i:
+                order[0] = o
+                return i
+        o -= 1
+    return 0
+
+cdef inline idx nearest(Zone *z, int c, int n, int start, int *order) noexcept nogil:
+    """P-64: what fits well; else a whole block, if n is an eighth of it at least; else as P-61."""
+    cdef idx i = well_fitting(z, c, n, start, order)
+    if not i and n >= PB_PAGES >> 3:
+        i = oldest(z, c, PB, start)
+        order[0] = PB
+    return i if i else best_fit(z, c, n, start, order)
+
+cdef inline bint wants_pass(Zone *z, int c, int n, int start) noexcept nogil:
+    cdef int o
+    return not well_fitting(z, c, n, start, &o)
+
 cdef inline int drain_split(Zone *z, int cpu, int c, idx i, int have, int n) noexcept nogil:
     """P-61, split: of an entry larger than n pages, the low part that fits. Returns its pages."""
     cdef int o = 0
@@ -131,14 +160,22 @@ cdef inline int drain_split(Zone *z, int cpu, int c, idx i, int have, int n) noe
     drained(z, cpu, i, o)
     return 1 << o
 
-cdef inline int drain_by_size(Zone *z, int cpu, int c, int n, int start) noexcept nogil:
-    """P-60: at most `batch` entries under one zone-lock hold. Returns what is left of n."""
+cdef inline int drain_by_size(Zone *z, int cpu, int c, int n, int start, bint merged) noexcept nogil:
+    """
+    P-60: at most `batch` entries under one zone-lock hold. Returns what is left of n.
+
+    merged: has there been a pass, or is there none? Else the hold ends where it wants one.
+    """
     cdef int entries = max(z.pcp[c].batch, 1)
     cdef int o = 0
     cdef idx i
     while n > 0 and entries > 0 and z.pcp[c].count > 0:
         if z.s.policy.drain == DRAIN_SMALLEST:
             i = smallest_entry(z, c, start, &o)
+        elif z.s.policy.drain == DRAIN_NEAR:
+            if not merged and wants_pass(z, c, n, start):
+                return n
+            i = nearest(z, c, n, start, &o)
         else:
             i = best_fit(z, c, n, start, &o)
         if (1 << o) > n and z.s.policy.drain_overshoot == OVERSHOOT_STOP:

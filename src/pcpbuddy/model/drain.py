@@ -26,14 +26,20 @@ class Drain(Refill):
         self.absorb(cpu)
         if pcp.count == 0:
             return True
-        self.merge_pass(cpu, amount)  # P-54: once, before the first hold
+        # P-54: once, before the first hold; or what a commit asks for has it when nothing fits well any more (P-55).
+        late = gaps and self.policy.merge == "tail" and self.policy.drain == "near"
+        if not late:
+            self.merge_pass(cpu, amount)
         while True:
+            if late and self._fits_well(pcp, min(amount, pcp.count), mt) is None:
+                self.merge_pass(cpu, amount)
+                late = False
             if self.policy.drain == "index":
                 chunk = min(amount, pcp.batch)
                 self.free_by_index(pcp, chunk, self.layout.index(order, mt))
                 amount -= chunk  # what was asked for, not what was freed (B-82)
             else:
-                amount = self._free_selected(pcp, min(amount, pcp.count), mt)
+                amount = self._free_selected(pcp, min(amount, pcp.count), mt, late)
             if amount <= 0 or pcp.count == 0:
                 return True
             if gaps and not self.trylock():
@@ -51,10 +57,12 @@ class Drain(Refill):
                 amount -= self._free_entry(pfn, self.entries[pfn].order)
             position = (position + 1) % self.layout.nr_lists
 
-    def _free_selected(self, pcp: Pcp, amount: int, start: int) -> int:
-        """One hold of P-60: at most ``batch`` entries. Returns the pages still to free."""
+    def _free_selected(self, pcp: Pcp, amount: int, start: int, late: bool) -> int:
+        """One hold of P-60: at most ``batch`` entries, or until a late pass is due. Returns the pages still to free."""
         self.count(holds_drain=1)
         for _ in range(max(pcp.batch, 1)):
+            if late and self._fits_well(pcp, amount, start) is None:
+                break
             selected = self._select(pcp, amount, start)
             if selected is None:
                 return 0
@@ -66,7 +74,9 @@ class Drain(Refill):
     def _select(self, pcp: Pcp, amount: int, start: int) -> Run | None:
         """P-61: the next entry, and the order to cut it to. None: nothing fits, and that ends the drain."""
         fitting = range(min(amount.bit_length() - 1, PB) + 1)
-        pfn = self._oldest(pcp, fitting if self.policy.drain == "smallest" else reversed(fitting), start)
+        pfn = self._near(pcp, amount, start) if self.policy.drain == "near" else None
+        if pfn is None:
+            pfn = self._oldest(pcp, fitting if self.policy.drain == "smallest" else reversed(fitting), start)
         overshoot = self.policy.drain_overshoot
         if pfn is None and overshoot == "stop":
             return None
@@ -76,6 +86,17 @@ class Drain(Refill):
             if overshoot == "split":
                 return pfn, fitting[-1]
         return pfn, self.entries[pfn].order
+
+    def _near(self, pcp: Pcp, amount: int, start: int) -> int | None:
+        """P-64: what fits well, else a whole block, if an eighth of it is asked for."""
+        pfn = self._fits_well(pcp, amount, start)
+        if pfn is None and amount >= names.PAGEBLOCK_PAGES // 8:
+            pfn = self._oldest(pcp, [PB], start)
+        return pfn
+
+    def _fits_well(self, pcp: Pcp, amount: int, start: int) -> int | None:
+        """P-64: the largest entry of at most so many pages, and of an eighth of them at least."""
+        return self._oldest(pcp, (o for o in range(PB, -1, -1) if 1 << o <= amount <= 8 << o), start)
 
     def _oldest(self, pcp: Pcp, orders: Iterable[int], start: int) -> int | None:
         """The tail of the first list that has one: order by order, in each the types cyclically."""
