@@ -5,7 +5,8 @@ from libc.stdint cimport uint32_t
 
 from .events cimport E_PMERGE, emit
 from .page cimport (
-    BUDDY_MASK, DRAIN_NEAR, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB, PB_PAGES, Zone, block_type,
+    BUDDY_MASK, DRAIN_NEAR, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB,
+    PB_PAGES, Zone, block_type,
     cpu_head, idx, word_of, word_type,
 )
 from .pcp cimport drained, free_entry, list_type, pcp_del, pcp_put, split_entry
