@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import replay
+from ..config import PROFILES
 from ..costs import costs
 from ..metrics import Metrics
 from ..names import PAGEBLOCK_PAGES
@@ -361,7 +362,8 @@ PATH_NS = 100_000  # fork, exec and exit of a process: workload/mixed.py
 
 def k9(settings: Settings) -> Finding:
     model = costs(settings.costs)
-    sweep = settings.sweep(BUILD, curve_policies(settings), MIDDLE, duration=settings.pick("300ms", "100ms"))
+    duration = settings.pick("300ms", "100ms")
+    sweep = settings.sweep(BUILD, curve_policies(settings), MIDDLE, duration=duration)
 
     def allocator(m: Metrics) -> float:
         """
@@ -413,7 +415,11 @@ def k9(settings: Settings) -> Finding:
         command=settings.command("K-9"),
         also=(
             settings.compare_command(
-                BUILD, curve_policies(settings), MIDDLE, ["cpu.allocator", "zone_lock.wait_ns.share"]
+                BUILD,
+                curve_policies(settings),
+                MIDDLE,
+                ["cpu.allocator", "zone_lock.wait_ns.share"],
+                duration=duration,
             ),
         ),
         why=(
@@ -427,7 +433,7 @@ def k9(settings: Settings) -> Finding:
 
 SMALL = ((64, 1), (64, 4), (256, 16), (1024, 64))  # MiB and CPUs
 DECIDING = ("posted", "fixed")
-TESTED = ("mainline", *DECIDING, "llist", "handover")
+TESTED = tuple(name for name in ("mainline", *DECIDING, "llist", "handover", "tuned") if name in PROFILES)
 BUSY = {"read_ns": 1000}  # a reader that gets a page every microsecond, 4 GB/s, so that nearly all reclaim directly
 WORSE_WORK, WORSE_HOLDS, WORSE_REFUSED = 0.01, 0.10, 1.0
 WORSE = (
@@ -464,7 +470,7 @@ def k10(settings: Settings) -> Finding:
         figure=(
             f"posted and fixed against mainline on zones of 64 MiB to {mib} MiB, 1 to {cpus} CPUs: worse in "
             f"{len(worse)} of {sum(row['policy'] in DECIDING for row in rows)} lines"
-            + (f", all of {' and '.join(names)}" if names else "")
+            + (f" ({' and '.join(names)})" if names else "")
             + (f"; least work done: {text(lowest, 'share')}, {where}" if where else "; nowhere less work done")
         ),
         value=lowest.mean,

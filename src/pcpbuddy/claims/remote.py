@@ -229,9 +229,9 @@ def k24(settings: Settings) -> Finding:
         most = max(most, interval(more))
         holds = {name: text(interval(values(many, name, HOLDS))) for name in POLICIES}
         words.append(
-            f"{load}: {text(interval(few), 'share')} of remote frees fail with {first} freeing CPUs, "
-            f"{text(interval(more), 'share')} with {last}; zone-lock holds per 1000 allocations are then "
-            f"{holds['fixed']}, mainline's {holds['mainline']}, llist's {holds['llist']}"
+            f"{load}: {text(interval(few), 'share')} of remote frees fail with {first} freeing "
+            f"CPU{'s' if first > 1 else ''}, {text(interval(more), 'share')} with {last}; zone-lock holds per 1000 "
+            f"allocations are then {holds['fixed']}, mainline's {holds['mainline']}, llist's {holds['llist']}"
         )
     return Finding(
         claim="K-24",

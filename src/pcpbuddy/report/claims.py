@@ -2,6 +2,7 @@
 Findings about claims as plain text, 100 columns wide, and as the Markdown document of the case study.
 """
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -34,9 +35,9 @@ def section(claim: Claim, found: Finding) -> str:
     """
     head = f"{claim.name}  {claim.text.rstrip('.')} [{claim.source}]"
     lines = [*textwrap.wrap(head, WIDTH, subsequent_indent=" " * 6), ""]
-    lines += _entry("measured", claim.measurement.rstrip("."))
-    lines += _entry("rule", claim.rule.rstrip("."))
-    lines += _entry("found", found.figure.rstrip("."))
+    lines += _entry("measured", _sentence(claim.measurement))
+    lines += _entry("rule", _sentence(claim.rule))
+    lines += _entry("found", _sentence(found.figure))
     lines += _entry("verdict", found.verdict.upper())
     if found.why:
         lines += _entry("limits", found.why)
@@ -103,9 +104,9 @@ def _markdown_section(claim: Claim, found: Finding) -> Iterable[str]:
     yield ""
     yield f"**{claim.text.rstrip('.')}** ({claim.source}): **{found.verdict}**."
     yield ""
-    yield f"- Measured: {claim.measurement.rstrip('.')}."
-    yield f"- Supported if: {claim.rule.rstrip('.')}."
-    yield f"- Found: {found.figure.rstrip('.')}."
+    yield f"- Measured: {_sentence(claim.measurement)}"
+    yield f"- Supported if: {_sentence(claim.rule)}"
+    yield f"- Found: {_sentence(found.figure)}"
     if found.why:
         yield f"- Limits: {found.why}"
     yield ""
@@ -139,6 +140,15 @@ def _method(findings: Findings) -> str:
 def _counts(found: Iterable[Finding]) -> dict[str, int]:
     verdicts = [each.verdict for each in found]
     return {name: verdicts.count(name) for name in ("supported", "refuted", "not decidable") if name in verdicts}
+
+
+def _sentence(text: str) -> str:
+    """
+    With a capital letter, unless it begins with a name such as purge/jemalloc, and a full stop.
+    """
+    first = text.split(maxsplit=1)[0]
+    begun = text if re.search(r"[/_=A-Z]", first) else text[:1].upper() + text[1:]
+    return f"{begun.rstrip('.')}."
 
 
 def _cell(text: str) -> str:
