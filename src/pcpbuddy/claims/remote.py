@@ -93,6 +93,8 @@ def k23(settings: Settings) -> Finding:
     circle = ""
     for name, which in ((BLOCKING, quiet), *((name, load) for name in (BLOCKING, *OTHERS))):
         runs = [Machine(2, policy=name, costs=settings.costs, seed=seed).run(which) for seed in range(settings.seeds)]
+        if any(run.partial for run in runs):
+            raise KeyboardInterrupt
         number = sum(bool(run.manifest["stuck"]) for run in runs)
         if which is load:
             stuck[name] = number
