@@ -81,7 +81,8 @@ def k1(settings: Settings) -> Finding:
         command=settings.command("K-1"),
         also=tuple(press_command(settings, load, curve_policies(settings), [WAIT]) for load in PRESSING),
         why=(
-            "All CPUs are on one node and share one zone; a machine with more nodes has a lock for each. How high the "
+            "All CPUs are on one node and share one zone; a machine with more nodes has a lock for each. exit/storm is "
+            "an eighth of a real one, which understates its waits: by a fifth at 32 CPUs. How high the "
             "share is depends on the load's other work; the loads are what will-it-scale and the cover letter name, "
             "with nothing between the page faults but clearing and a little use of the page. Where the share nears 1, "
             "as in exit/storm, it can no longer grow faster than the number of CPUs; in purge/jemalloc threads fall "
