@@ -1,5 +1,5 @@
 """
-The vectors Y-1 to Y-74 of docs/reference/switch-vectors.md, on both implementations.
+The vectors Y-1 to Y-75 of docs/reference/switch-vectors.md, on both implementations.
 
 They were derived by hand from the rules, before anything was built, so that they are a witness of their own.
 """
@@ -1331,6 +1331,29 @@ def test_y74_a_late_pass(make, parked, freed, drained, counted):
     counters = zone.counters()
     assert (counters["holds_drain"], counters["merge_visited"], counters["pcp_merges"]) == counted
     assert tuned(zone, "count") == (0,)
+
+
+# gate=plenty
+
+
+@pytest.mark.parametrize(
+    ("high", "flags", "cma", "chunks", "owner"),
+    [
+        ((252, 512), 0, (), ((1024, 10), (0, 10)), 0),
+        ((252, 512), 0, (), ((512, 9), (0, 9)), 0),
+        ((252, 511), 0, (), ((1024, 10), (0, 10)), -1),
+        ((252, 512), names.ZONE_BELOW_HIGH, (), ((1024, 10), (0, 10)), -1),
+        ((252, 512), 0, (), ((0, 9),), -1),
+        ((252, 512), 0, (1,), ((512, 9), (0, 9)), -1),
+    ],
+)
+def test_y75_plenty(make, high, flags, cma, chunks, owner):
+    state = blank(4, dict.fromkeys(cma, C), cpus=2, high=high, flags=flags)
+    zone = make(put(state, *chunks), switched(gate="plenty"))
+    assert zone.alloc(0, M) == 0
+    assert owners(zone)[0] == owner
+    if owner == 0:
+        assert tuned(zone, "count") == (511,)
 
 
 # drain_by=visitor

@@ -22,6 +22,7 @@ LOADS = {
     "purge, small": ("purge/jemalloc", {"live_mib": 1, "backlog": 2, "extent_pages": 16}, "2ms", "16MiB"),
     "storm": ("exit/storm", {"touch_mib": 6, "rounds": 1}, None, "256MiB"),
     "storm, small": ("exit/storm", {"touch_mib": 2, "rounds": 1}, None, "32MiB"),
+    "storm, where a block just fits": ("exit/storm", {"touch_mib": 2}, None, "64MiB"),
     "reclaim": ("reclaim/kswapd", {}, "4ms", "64MiB"),
     "pipes": ("pipe/pingpong", {}, "1ms", None),
     "used memory": ("purge/jemalloc", {"live_mib": 1, "fragment": 0.5}, "2ms", "128MiB"),
@@ -77,12 +78,13 @@ def test_a_merge_pass_is_no_longer_than_its_drain():
 
 def test_what_it_is():
     """
-    As docs/decisions/0006-tuned.md has it: fixed, with five other values.
+    As docs/decisions/0006-tuned.md has it: fixed, with six other values.
     """
     tuned, fixed = config.PROFILES["tuned"].switches(), config.PROFILES["fixed"].switches()
     assert {name: value for name, value in tuned.items() if value != fixed[name]} == {
         "remote": "handover",
         "drain_by": "visitor",
+        "gate": "plenty",
         "merge": "tail",
         "drain": "near",
         "high_growth": "pages",

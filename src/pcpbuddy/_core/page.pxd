@@ -107,6 +107,7 @@ cdef enum:
     GATE_ALWAYS = 1
     GATE_NEVER = 2
     GATE_MIN = 3
+    GATE_PLENTY = 4
     SOURCE_OWN_TYPE = 1
     PHASE3_REST = 0
     MERGE_DRAIN = 0

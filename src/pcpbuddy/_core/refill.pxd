@@ -4,15 +4,16 @@
 from libc.stdint cimport uint16_t, uint32_t
 
 from .atomic cimport store16
-from .buddy cimport account, first, remove, take
+from .buddy cimport account, first, remove, take, visible
 from .events cimport E_ADOPT, E_CHUNK, E_CLAIM, E_RECOVER, emit, emit_zone_locked
 from .fallback cimport M_NORMAL, cma_first, own_take, zone_take
 from .op cimport Op
 from .ownership cimport own_link, own_unlink
 from .page cimport (
-    BELOW_HIGH, BUDDY, CAP_HIGH, CMA, CMA_AS_POSTED, CMA_BALANCED, GATE_ALWAYS, GATE_FIT, GATE_MIN, MARK,
-    MARK_ALL, MOVABLE, OFF, ON, OWNED_PER_TYPE, PB, PB_PAGES, PHASE3_REST, SOURCE_OWN_TYPE, USE_CMA, Pcp, Zone,
-    block_number, block_of, block_page, block_type, idx, owned_head, word_of, word_order,
+    BELOW_HIGH, BUDDY, CAP_HIGH, CMA, CMA_AS_POSTED, CMA_BALANCED, GATE_ALWAYS, GATE_FIT, GATE_MIN, GATE_PLENTY,
+    MARK, MARK_ALL, MOVABLE, NR_FREE, NR_FREE_CMA, OFF, ON, OWNED_PER_TYPE, PB, PB_PAGES, PHASE3_REST,
+    SOURCE_OWN_TYPE, USE_CMA, Pcp, Zone, block_number, block_of, block_page, block_type, idx, owned_head, word_of,
+    word_order,
 )
 from .pcp cimport pcp_put
 
@@ -148,6 +149,10 @@ cdef inline void phase0(Zone *z, Op *op) noexcept nogil:
 
 # -- phase 1 -----------------------------------------------------------------------------------------
 
+cdef inline bint half_free(Zone *z) noexcept nogil:
+    """Is half of the zone free, CMA apart? By the visible counters, as everything that asks (B-17)."""
+    return 2 * (visible(z, NR_FREE) - visible(z, NR_FREE_CMA)) >= z.s.managed
+
 cdef inline bint gate_open(Zone *z, Pcp *p) noexcept nogil:
     """P-34: by default, a block that does not fit under high would be drained again at once."""
     if z.s.policy.gate == GATE_ALWAYS:
@@ -156,7 +161,9 @@ cdef inline bint gate_open(Zone *z, Pcp *p) noexcept nogil:
         return False
     if z.s.policy.gate == GATE_MIN:
         return p.high_min >= PB_PAGES
-    return z.s.policy.gate == GATE_FIT and p.count + PB_PAGES <= p.high
+    if z.s.policy.gate == GATE_PLENTY and p.high_max >= PB_PAGES and half_free(z):
+        return True
+    return z.s.policy.gate in (GATE_FIT, GATE_PLENTY) and p.count + PB_PAGES <= p.high
 
 cdef inline void phase1(Zone *z, Op *op) noexcept nogil:
     """P-34: claim whole blocks; T1."""

@@ -9,7 +9,7 @@ from itertools import chain
 
 from .. import names
 from .fallback import NORMAL
-from .memory import NOBODY, PB
+from .memory import NOBODY, NR_FREE, NR_FREE_CMA, PB
 from .remote import Remote
 
 
@@ -140,8 +140,13 @@ class Refill(Remote):
         pcp, gate = self.pcps[cpu], self.policy.gate
         if gate in ("always", "never"):
             return gate == "always"
+        if self.flags & names.ZONE_BELOW_HIGH:
+            return False
+        free = self.visible(NR_FREE) - self.visible(NR_FREE_CMA)
+        if gate == "plenty" and pcp.high_max >= names.PAGEBLOCK_PAGES and 2 * free >= self.managed:
+            return True
         limit, count = (pcp.high_min, 0) if gate == "min" else (pcp.high, pcp.count)
-        return count + names.PAGEBLOCK_PAGES <= limit and not self.flags & names.ZONE_BELOW_HIGH
+        return count + names.PAGEBLOCK_PAGES <= limit
 
     def _take_chunks(self, cpu: int, missing: int, order: int, mt: int, aflags: int) -> int:
         """Phase 2, P-35: the largest chunks that are not too large; no stealing, ownership by adoption only."""
