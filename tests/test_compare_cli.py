@@ -318,7 +318,10 @@ def no_recording(folder):
     [
         (("shape/S1", "--policy", "best"), ("unknown policy 'best'", "mainline, null, posted, fixed")),
         (("shape/S1", "--policy", ""), ("empty name of a policy",)),
-        (("shape/S1", "--policy", "fixed+gate=maybe"), ("gate=maybe (P-34): expected fit, always, never, min or plenty",)),
+        (
+            ("shape/S1", "--policy", "fixed+gate=maybe"),
+            ("gate=maybe (P-34): expected fit, always, never, min or plenty",),
+        ),
         (("shape/S1", "--policy", "fixed+door=open"), ("no switch 'door'", "switches are: remote")),
         (("shape/S1", "--policy", "mainline+gate=fit"), ("pcp_lists=14 needs gate=never", "seen: gate=fit")),
         (("shape/S1", "--policy", "nowhere.toml"), ("nowhere.toml cannot be read: No such file",)),

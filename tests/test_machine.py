@@ -417,7 +417,7 @@ def test_thinking_beyond_the_end_of_time():
     p = Program("eleven days")
     p.think(1e15)
     machine = Machine([p, program(lambda p: p.think(5))]).run().check()
-    assert machine.ns == pytest.approx(2**54 / 1000, rel=1e-6)
+    assert machine.ns == pytest.approx(2**53 / 1000, rel=1e-6)
 
 
 # -- ticks ----------------------------------------------------------------------------------------------

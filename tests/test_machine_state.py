@@ -117,7 +117,7 @@ def test_every_load_in_used_memory(name, policy):
     On 16 CPUs, longer, in memory that is full of single pages.
     """
     given = SMALL[name] | {"interrupt_us": 50.0} | ({} if name == "cma/pressure" else {"fragment": 0.5})
-    what = load(name.replace("/N", "/16"), 16, 256 << 20, nodes=2, **given)
+    what = load(name.replace("/N", "/16"), 16, (2 << 30 if name == "build/kernel" else 256 << 20), nodes=2, **given)
     machine = simulate(what, policy, duration_ns=20_000_000, nodes=2)
     whole(machine.check())
     Replayed(machine).carry_out().same()

@@ -267,7 +267,7 @@ cdef struct Sim:
     int nr_barriers
     int nr_user_locks
     int nr_handles
-    int leaves                 # of the tree: a power of two
+    int first_leaf             # of the tree
     int64_t now_ps
     int64_t start_ps           # of the measured part
     int64_t stop_ps            # -1: not stopped yet
@@ -292,7 +292,7 @@ cdef struct Sim:
     int trouble_cpu
     Charge charge
     Cpu *cpu
-    uint64_t *tree             # of all CPUs' next events
+    uint64_t *tree             # of all CPUs' next events: clock.schedule
     Lock *lock                 # of each zone: its CPUs' PCPs, then its own; then the program's
     Stat *zone_stats           # [zone][kind]
     Stat *pcp_stats

@@ -45,8 +45,15 @@ from .watermark cimport watermark
 cdef extern from *:
     """
     #define pb_clz(x) __builtin_clzll(x)
+    #define PB_NEVER INT64_C(0x3fffffffffffff)
+    #define PB_HORIZON INT64_C(0x1fffffffffffff)
     """
     int clz "pb_clz"(uint64_t x) noexcept nogil
+    const int64_t NEVER "PB_NEVER"    # ps; a tree's key has room for no more
+    const int64_t HORIZON "PB_HORIZON"    # no run is longer, no time in it: two hours and a half
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size) noexcept
 
 cdef enum:
     MOST_SAMPLES = 512         # of a zone
@@ -57,10 +64,7 @@ cdef enum:
     NO_MEMORY = 2
     STUCK = 3
     CPU_BITS = 9
-
-cdef enum:
-    NEVER = 0x3fffffffffffff   # ps; five hours
-    LAST = NEVER - 1           # what would come later comes then, and a run ends before
+    TREE = 1096                # nodes, for 512 CPUs
 
 
 include "step.pxi"
@@ -88,8 +92,8 @@ cdef void advance(Sim *s, int64_t until_ps, uint64_t budget) noexcept nogil:
     cdef int64_t at_ps
     while budget and not s.trouble:
         budget -= 1
-        cpu = <int>(s.tree[1] & ((1 << CPU_BITS) - 1))
-        at_ps = <int64_t>(s.tree[1] >> CPU_BITS)
+        cpu = <int>(s.tree[0] & ((1 << CPU_BITS) - 1))
+        at_ps = <int64_t>(s.tree[0] >> CPU_BITS)
         if (s.awake == 0 or at_ps == NEVER) and nothing_left(s, at_ps):
             return
         if at_ps > until_ps and s.stop_ps < 0:
@@ -114,7 +118,7 @@ cdef bint nothing_left(Sim *s, int64_t at_ps) noexcept nogil:
         if s.finished and calls_under_way(s):
             s.trouble = STUCK
         return s.finished
-    if at_ps < LAST and may_be_woken(s):
+    if at_ps < HORIZON and may_be_woken(s):
         return False
     s.trouble = STUCK
     return True
@@ -166,6 +170,15 @@ cdef object most_bulk(programs, irq_program, stream):
     return max(wanted)
 
 
+cdef object within_time(program):
+    """A program whose times can be added up; for each of a bulk's pages it is a 4096th."""
+    program = program.copy()
+    program["ps"] = program["ps"].clip(0, HORIZON)
+    for op in (I_ALLOC, I_BULK, I_FREE):
+        program["ps"][program["op"] == op] = program["ps"][program["op"] == op].clip(0, HORIZON // MOST_BULK)
+    return program
+
+
 cdef class Simulation:
     cdef Sim s
     cdef list zones
@@ -191,14 +204,14 @@ cdef class Simulation:
         s.nr_zones = len(zones)
         s.nr_nodes = max(zone_node) + 1
         s.nr_queues, s.nr_barriers, s.nr_user_locks = nr_queues, nr_barriers, nr_locks
-        s.tick_ps = <int64_t>(tick_ns * 1000)
-        s.sample_ps = <int64_t>(sample_ns * 1000)
+        s.tick_ps = <int64_t>min(tick_ns * 1000, HORIZON / 4)
+        s.sample_ps = <int64_t>min(sample_ns * 1000, HORIZON)
         s.next_sample_ps = s.sample_ps if s.sample_ps else NEVER
-        s.irq_mean_ps = <int64_t>(irq_every_ns * 1000)
+        s.irq_mean_ps = <int64_t>min(irq_every_ns * 1000, HORIZON)
         s.stop_ps = -1
-        s.leaves = 1
-        while s.leaves < s.cpus:
-            s.leaves *= 2
+        s.first_leaf = 8
+        while 7 * s.first_leaf + 8 < 8 * s.cpus:    # as many leaves as 8, 64, 512
+            s.first_leaf = 8 * (s.first_leaf + 1)
         s.most_pages = max(BATCH, min(most_bulk(programs, irq_program, stream), MOST_BULK))
         if not allocate(s):
             raise MemoryError()
@@ -208,13 +221,13 @@ cdef class Simulation:
             attach_zone(s, k, <size_t>addresses[k], zone_node[k])
         make_nodes(s, zone_node, zone_kind)
         if irq_program is not None:
-            s.irq_program = <Instruction *>self.keep(irq_program)
+            s.irq_program = <Instruction *>self.keep(within_time(irq_program))
         if stream is not None:
             self.take_stream(stream)
         if log:
             s.room_log = 1024
             s.log = <LogRow *>malloc(s.room_log * sizeof(LogRow))
-        self.start_cpus([self.keep(program) for program in programs], cpu_program, cpu_node, seed)
+        self.start_cpus([self.keep(within_time(program)) for program in programs], cpu_program, cpu_node, seed)
 
     cdef size_t keep(self, array) except? 0:
         """The address of an array's data, which lives as long as this does."""
@@ -229,7 +242,7 @@ cdef class Simulation:
     cdef take_stream(self, stream):
         """A recording: requests sorted by CPU, the time before each, where each CPU's begin, the handles."""
         self.s.request = <Request *><size_t>self.keep(stream["requests"])
-        self.s.think_ps = <int64_t *><size_t>self.keep(stream["think_ps"])
+        self.s.think_ps = <int64_t *><size_t>self.keep(stream["think_ps"].clip(0, HORIZON))
         self.s.first_request = <uint64_t *><size_t>self.keep(stream["first"])
         self.s.handle = <uint32_t *><size_t>self.keep(stream["handles"])
         self.s.nr_handles = len(stream["handles"])
@@ -238,7 +251,7 @@ cdef class Simulation:
         cdef Sim *s = &self.s
         cdef Cpu *me
         cdef int cpu
-        memset(s.tree, 255, 2 * s.leaves * sizeof(uint64_t))
+        memset(s.tree, 255, TREE * sizeof(uint64_t))
         s.awake = s.cpus
         for cpu in range(s.cpus):
             me = &s.cpu[cpu]
@@ -250,7 +263,7 @@ cdef class Simulation:
             me.context[0].pages = &s.pages[2 * cpu * s.most_pages]
             me.context[1].pages = &s.pages[(2 * cpu + 1) * s.most_pages]
             set_outside(
-                me, s.tick_ps * (cpu + 1) // s.cpus + s.tick_ps if s.tick_ps else NEVER,
+                me, s.tick_ps // s.cpus * (cpu + 1) + s.tick_ps if s.tick_ps else NEVER,
                 exponential(me, s.irq_mean_ps) if s.irq_program is not NULL else NEVER,
             )
             if s.first_request is not NULL:
@@ -261,7 +274,7 @@ cdef class Simulation:
         """
         Up to that virtual time, or that many events more. Returns True when there is nothing left to do.
         """
-        cdef int64_t until_ps = LAST - 1
+        cdef int64_t until_ps = HORIZON
         if 0 <= until_ns < until_ps / 1000.0:
             until_ps = <int64_t>(until_ns * 1000)
         if not self.s.finished and not self.s.trouble:

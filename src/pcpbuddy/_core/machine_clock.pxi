@@ -1,19 +1,24 @@
 # Virtual time: whose event is next, locks in the order of arrival, and where time goes. Included by machine.pyx.
 
+cdef inline uint64_t least(uint64_t a, uint64_t b) noexcept nogil:
+    return a if a < b else b
+
+cdef inline uint64_t least_of_8(uint64_t *t) noexcept nogil:
+    return least(least(least(t[0], t[1]), least(t[2], t[3])), least(least(t[4], t[5]), least(t[6], t[7])))
+
 cdef inline void schedule(Sim *s, int cpu, int64_t at_ps) noexcept nogil:
     """
     CPU's next event. The root of the tree has the first of all; ties go to the lower CPU.
 
-    A node is the smaller of its two children; each is a time with the CPU in its low bits.
+    A node is the least of its eight children, which fill a cache line; each is a time with the CPU in its low bits.
+    Node n's children begin at 8 (n + 1).
     """
     cdef uint64_t key = <uint64_t>at_ps << CPU_BITS | <uint64_t>cpu
-    cdef uint64_t other
-    cdef uint32_t n = <uint32_t>(s.leaves + cpu)
+    cdef uint32_t n = <uint32_t>(s.first_leaf + cpu)
     s.tree[n] = key
-    while n > 1:
-        other = s.tree[n ^ 1]
-        key = other if other < key else key
-        n >>= 1
+    while n:
+        key = least_of_8(&s.tree[n & ~7u])
+        n = (n >> 3) - 1
         if s.tree[n] == key:
             return
         s.tree[n] = key
@@ -47,7 +52,7 @@ cdef inline double uniform(Cpu *cpu) noexcept nogil:
     return (<double>(random64(cpu) >> 11) + 0.5) / 9007199254740992.0
 
 cdef inline int64_t exponential(Cpu *cpu, int64_t mean_ps) noexcept nogil:
-    return <int64_t>(-ln(uniform(cpu)) * mean_ps)
+    return <int64_t>min(-ln(uniform(cpu)) * mean_ps, <double>HORIZON)
 
 
 # -- locks -------------------------------------------------------------------------------------------------

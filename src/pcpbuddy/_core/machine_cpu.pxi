@@ -46,8 +46,6 @@ cdef inline void plan(Sim *s, int cpu) noexcept nogil:
     cdef Cpu *me = &s.cpu[cpu]
     cdef Context *x = context(me)
     cdef int64_t at_ps = x.until_ps
-    if at_ps > LAST and x.phase != P_ASLEEP:
-        at_ps = x.until_ps = LAST
     if me.outside_ps < at_ps:
         at_ps = from_outside(s, me, at_ps)
     schedule(s, cpu, at_ps)
@@ -324,38 +322,34 @@ cdef void user_granted(Sim *s, int cpu, Context *x) noexcept nogil:
     spend(s, me, busy_with(me))
     next_instruction(x)
 
-cdef bint outside_began(Sim *s, int cpu, Cpu *me) noexcept nogil:
-    """Is it an interrupt's turn, or a tick's?"""
+cdef void outside_begins(Sim *s, int cpu, Cpu *me) noexcept nogil:
+    """An interrupt, or a tick, where it is their turn."""
     if me.next_irq_ps <= s.now_ps and interruptible(me):
         begin_interrupt(s, cpu)
-        return True
-    if me.next_tick_ps <= s.now_ps and can_tick(me):
+    elif me.next_tick_ps <= s.now_ps and can_tick(me):
         begin_ticking(s, cpu)
-        return True
-    return False
+
+cdef inline void due(Sim *s, int cpu, Context *x) noexcept nogil:
+    if x.phase == P_ACT:
+        act(s, cpu, x)
+    elif x.phase == P_OVER:
+        call_over(s, cpu, x)
+    elif x.phase == P_GRANTED:
+        granted(s, cpu, x)
+    elif x.phase == P_USER_GRANTED:
+        user_granted(s, cpu, x)
+    else:
+        program(s, cpu, x)
 
 cdef void event(Sim *s, int cpu) noexcept nogil:
     """What is due for the CPU now, and what then takes no time; some of it at least, so that a run can be stopped."""
     cdef Cpu *me = &s.cpu[cpu]
-    cdef Context *x
     cdef int rounds = 0
-    while rounds < ROUNDS:
-        rounds += 1
-        if me.outside_ps <= s.now_ps and outside_began(s, cpu, me):
-            continue
-        x = context(me)
-        if x.until_ps > s.now_ps or s.trouble:
-            break
-        if x.phase == P_ACT:
-            act(s, cpu, x)
-        elif x.phase == P_OVER:
-            call_over(s, cpu, x)
-        elif x.phase == P_GRANTED:
-            granted(s, cpu, x)
-        elif x.phase == P_USER_GRANTED:
-            user_granted(s, cpu, x)
-        else:
-            program(s, cpu, x)
+    if me.outside_ps <= s.now_ps:
+        outside_begins(s, cpu, me)
+    while context(me).until_ps <= s.now_ps and rounds < ROUNDS:
+        due(s, cpu, context(me))
         if me.waits:
             return
+        rounds += 1
     plan(s, cpu)

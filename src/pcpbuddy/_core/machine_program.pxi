@@ -237,7 +237,7 @@ cdef int64_t think_time(Cpu *me, Instruction *i) noexcept nogil:
     if i.how == 1:
         return exponential(me, i.ps)
     if i.how == 2:
-        return <int64_t>(2 * uniform(me) * i.ps)
+        return <int64_t>min(2 * uniform(me) * i.ps, <double>HORIZON)
     return i.ps
 
 cdef bint waits_for_queue(Sim *s, int cpu, Instruction *i) noexcept nogil:
@@ -326,6 +326,7 @@ cdef void control(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
             stop_now(s)
         elif i.op == I_TICK:
             set_outside(me, s.now_ps, me.next_irq_ps)
+            outside_begins(s, cpu, me)
 
 cdef void waiting(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
     """Instructions that wait for other CPUs, or that end the program."""

@@ -147,12 +147,16 @@ cdef void take_samples(Sim *s) noexcept nogil:
 
 # -- the log ---------------------------------------------------------------------------------------------------------
 
-cdef void log(
+cdef inline void log(
+    Sim *s, int cpu, int what, uint32_t zone, int64_t pfn, uint32_t nr, uint32_t gfp, int bits
+) noexcept nogil:
+    if s.log is not NULL:
+        add_to_log(s, cpu, what, zone, pfn, nr, gfp, bits)
+
+cdef void add_to_log(
     Sim *s, int cpu, int what, uint32_t zone, int64_t pfn, uint32_t nr, uint32_t gfp, int bits
 ) noexcept nogil:
     cdef LogRow *row = s.log
-    if row is NULL:
-        return
     if s.nr_log == s.room_log:
         row = <LogRow *>realloc(row, 2 * s.room_log * sizeof(LogRow))
         if row is NULL:
@@ -237,7 +241,7 @@ cdef bint allocate(Sim *s) noexcept:
     cdef int k
     cdef int nr_locks = s.nr_zones * (s.cpus + 1) + s.nr_user_locks
     s.cpu = <Cpu *>calloc(s.cpus, sizeof(Cpu))
-    s.tree = <uint64_t *>malloc(2 * s.leaves * sizeof(uint64_t))
+    s.tree = <uint64_t *>aligned_alloc(64, TREE * sizeof(uint64_t))
     s.lock = <Lock *>calloc(nr_locks + 1, sizeof(Lock))
     s.zone_stats = <Stat *>calloc(1, stats_bytes(s))
     s.saved_stats = malloc(stats_bytes(s))
