@@ -1,5 +1,5 @@
 """
-The vectors Y-1 to Y-75 of docs/reference/switch-vectors.md, on both implementations.
+The vectors Y-1 to Y-77 of docs/reference/switch-vectors.md, on both implementations.
 
 They were derived by hand from the rules, before anything was built, so that they are a witness of their own.
 """
@@ -1354,6 +1354,67 @@ def test_y75_plenty(make, high, flags, cma, chunks, owner):
     assert owners(zone)[0] == owner
     if owner == 0:
         assert tuned(zone, "count") == (511,)
+
+
+# pressure=local
+
+SHORT = (0, 0, 0, 100)
+
+
+def pressed(make, base="fixed", flags=0, chunks=((512, 6),)):
+    """
+    Two blocks, the first one CPU 0's and in use; a promo watermark of 100 pages.
+    """
+    state = own(held(blank(2, cpus=2, high=FIXED_252, flags=flags, watermark=SHORT), 0, 1), 0, 0, linked=False)
+    return make(put(state, *chunks), switched(base, pressure="local"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "chunks", "rests"),
+    [
+        (0, ((512, 6),), True),
+        (0, ((512, 7),), False),
+        (0, ((512, 6), (576, 2), (640, 5)), False),
+        (0, ((512, 6), (640, 5)), True),
+        (names.ZONE_RECLAIM_ACTIVE, ((512, 7),), True),
+        (names.ZONE_BELOW_HIGH, ((512, 7),), False),
+    ],
+)
+def test_y76_frees_under_pressure(make, flags, chunks, rests):
+    zone = pressed(make, flags=flags, chunks=chunks)
+    zone.free(0, cpu=1)
+    zone.free(1, cpu=0)
+    counters = zone.counters()
+    assert (counters["frees_local"], counters["frees_remote"]) == ((2, 0) if rests else (1, 1))
+    assert pcp_lists(zone, 1) == lists("P0: 0" if rests else "")
+    assert pcp_lists(zone, 0) == lists("P0: 1*" if rests else "P0: 1* 0*")
+
+
+@pytest.mark.parametrize(("high", "batch", "flags", "kept"), [(3, 63, 0, 2), (252, 1, names.ZONE_RECLAIM_ACTIVE, 3)])
+def test_y76_no_more_than_it_may_keep(make, high, batch, flags, kept):
+    state = blank(2, cpus=2, batch=batch, high=(high, high), now=high, flags=flags, watermark=SHORT)
+    zone = make(put(own(held(state, *range(4)), 0, 0, linked=False), (512, 6)), switched(pressure="local"))
+    for pfn in range(4):
+        zone.free(pfn, cpu=1)
+    counters = zone.counters()
+    assert (counters["frees_local"], counters["frees_remote"]) == (kept, 4 - kept)
+
+
+def test_y76_no_outbox_under_pressure(make):
+    zone = pressed(make, "handover")
+    zone.free(0, cpu=1)
+    assert pcp_lists(zone, 1) == lists("P0: 0")
+    assert outboxes(zone, 1) == []
+    assert waiting(zone) == ([], 0)
+
+
+@pytest.mark.parametrize(("promo", "entry", "linked"), [(100, "P3: 0", [0]), (0, "P3: 0*", [])])
+def test_y77_refills_under_pressure(make, promo, entry, linked):
+    state = own(put(blank(2, high=FIXED_252, watermark=(0, 0, 0, promo)), (0, 3), (512, 2)), 0, 0, linked=True)
+    zone = make(state, switched(pressure="local"))
+    assert zone.alloc(0, M) == 512
+    assert pcp_lists(zone) == lists(f"P0: 513 P1: 514 {entry}")
+    assert owned(zone) == linked
 
 
 # drain_by=visitor

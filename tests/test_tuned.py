@@ -78,12 +78,13 @@ def test_a_merge_pass_is_no_longer_than_its_drain():
 
 def test_what_it_is():
     """
-    As docs/decisions/0006-tuned.md has it: fixed, with six other values.
+    As docs/decisions/0006-tuned.md has it: fixed, with seven other values.
     """
     tuned, fixed = config.PROFILES["tuned"].switches(), config.PROFILES["fixed"].switches()
     assert {name: value for name, value in tuned.items() if value != fixed[name]} == {
         "remote": "handover",
         "drain_by": "visitor",
+        "pressure": "local",
         "gate": "plenty",
         "merge": "tail",
         "drain": "near",

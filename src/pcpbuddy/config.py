@@ -80,6 +80,7 @@ SWITCHES = (
     Switch("take_prefer", ("none", "unmarked"), "P-23", "which entry of an order is taken first"),
     Switch("refill_hold", ("one", "per_phase"), "P-32", "zone-lock holds of one refill"),
     Switch("drain_by", ("freer", "owner", "visitor"), "P-45", "who drains an owner's PCP after a remote free"),
+    Switch("pressure", ("owner", "local"), "P-40b", "where frees go while the zone is short of memory"),
     Switch("cma", ("fixed", "as-posted", "balanced"), "P-33, P-36, P-81", "CMA in phases 0 and 2"),
     Switch("gate", ("fit", "always", "never", "min", "plenty"), "P-34", "when a refill may claim whole blocks"),
     Switch("phase0", ("on", "off"), "P-33", "recover fragments of own blocks"),
@@ -178,6 +179,7 @@ class Policy:
     take_prefer: str = "none"
     refill_hold: str = "one"
     drain_by: str = "freer"
+    pressure: str = "owner"
     cma: str = "fixed"
     gate: str = "fit"
     phase0: str = "on"
@@ -289,6 +291,7 @@ PROFILES = {
             meaning="our own: handover, with what the laboratory showed to be better (decision 0006)",
             remote="handover",
             drain_by="visitor",
+            pressure="local",
             gate="plenty",
             merge="tail",
             drain="near",

@@ -16,8 +16,8 @@ from .page cimport (
 )
 from .pcp cimport clamp, commit, list_type, mark_for, over_limit, pcp_order
 from .pcpblock cimport merge_before, merges_late, wants_pass
-from .remote cimport absorb, announce, append, find_outbox, flush_outbox, push, pushed, slots, withdraw
-from .watermark cimport leave_below_high
+from .remote cimport absorb, announce, append, find_outbox, flush_outbox, overfull, push, pushed, slots, withdraw
+from .watermark cimport leave_below_high, ownership_rests
 
 cdef enum:
     GO_ON = -1                 # no lock action: op.at says what is next
@@ -29,7 +29,7 @@ cdef inline int route(Zone *z, int cpu, int owner) noexcept nogil:
     """P-40: the owner of the page's block, if it has one that is on-line; else the freeing CPU."""
     if owner == 0 or owner == cpu + 1 or z.s.policy.remote == REMOTE_LOCAL or not z.pcp[owner - 1].online:
         return cpu
-    return owner - 1
+    return cpu if ownership_rests(z) and not overfull(z, cpu, 1) else owner - 1
 
 cdef inline bint to_zone(Zone *z, idx i) noexcept nogil:
     """No PCP serves the page's order, or its block is isolated."""

@@ -77,6 +77,7 @@ cdef enum:
     # Allocation flags (1.13).
     WMARK_MIN = 0
     WMARK_LOW = 1
+    WMARK_PROMO = 3
     NO_WATERMARKS = 0x4
     OOM = 0x8
     NON_BLOCK = 0x10
@@ -100,6 +101,7 @@ cdef enum:
     HOLD_PER_PHASE = 1
     DRAIN_BY_OWNER = 1
     DRAIN_BY_VISITOR = 2
+    PRESSURE_LOCAL = 1
     CMA_FIXED = 0
     CMA_AS_POSTED = 1
     CMA_BALANCED = 2
@@ -159,6 +161,7 @@ cdef struct Policy:            # what each is read for: docs/reference/core.md
     uint8_t take_prefer
     uint8_t refill_hold
     uint8_t drain_by
+    uint8_t pressure
     uint8_t cma
     uint8_t gate
     uint8_t phase0

@@ -16,6 +16,7 @@ from .page cimport (
     word_order,
 )
 from .pcp cimport pcp_put
+from .watermark cimport ownership_rests
 
 cdef enum:
     NR_PHASES = 4
@@ -266,7 +267,9 @@ cdef inline bint to_try(Zone *z, Op *op) noexcept nogil:
         return False
     if op.phase == 1:
         return gate_open(z, p)
-    return op.order < PB and (z.s.policy.phase0 if op.phase == 0 else z.s.policy.phase2) != OFF
+    if op.phase == 0 and (z.s.policy.phase0 == OFF or ownership_rests(z)):
+        return False
+    return op.order < PB and (op.phase == 0 or z.s.policy.phase2 != OFF)
 
 cdef inline void next_phase(Zone *z, Op *op) noexcept nogil:
     """On to the first phase from op.phase on that is worth a look; NR_PHASES: the refill is over."""

@@ -57,14 +57,14 @@ cdef inline bint alive(Zone *z, int target) noexcept nogil:
     """
     return load8_ordered(&z.pcp[target].online)
 
-cdef inline bint overfull(Zone *z, int target) noexcept nogil:
-    """P-45: has it as many pages as a free may not leave it (B-83), with those on their way to it? A guess: no lock."""
-    cdef Pcp *p = &z.pcp[target]
+cdef inline bint overfull(Zone *z, int c, int more) noexcept nogil:
+    """Would that many more pages be as many as a free may not leave a PCP (B-83)? A guess: no lock."""
+    cdef Pcp *p = &z.pcp[c]
     cdef int limit = clamp(loadi32(&p.high), loadi32(&p.high_min), loadi32(&p.high_max))
-    touch(z.caches, cpu_head(target, MOVABLE))    # near the fields that are read
+    touch(z.caches, cpu_head(c, MOVABLE))    # near the fields that are read
     if z.s.flags & RECLAIM_ACTIVE:
         limit = min(4 * p.batch, limit)
-    return loadi32(&p.count) + loadi32(&z.remote[target].pending) >= limit
+    return loadi32(&p.count) + more >= limit
 
 cdef inline void pushed(Zone *z, Op *op, int target) noexcept nogil:
     """After a push: whom to look after once no lock is held."""
@@ -72,7 +72,7 @@ cdef inline void pushed(Zone *z, Op *op, int target) noexcept nogil:
         op.dead = target + 1
     elif (
         z.s.policy.drain_by == DRAIN_BY_VISITOR and op.at != X_LOCKED and not op.flags & OP_IRQ
-        and overfull(z, target)
+        and overfull(z, target, loadi32(&z.remote[target].pending))    # P-45
     ):
         op.full = target + 1
 

@@ -15,8 +15,8 @@ cdef set_policy(ZoneState *s, policy, int cpus):
     p = {name: code(policy, name) for name in SWITCH_VALUES if isinstance(getattr(policy, name), str)}
     s.policy = Policy(
         remote=p["remote"], mark=p["mark"], pcp_lists=policy.pcp_lists, phase0_cap=p["phase0_cap"],
-        take_prefer=p["take_prefer"], refill_hold=p["refill_hold"], drain_by=p["drain_by"], cma=p["cma"],
-        gate=p["gate"], phase0=p["phase0"], phase2=p["phase2"], phase1_source=p["phase1_source"],
+        take_prefer=p["take_prefer"], refill_hold=p["refill_hold"], drain_by=p["drain_by"], pressure=p["pressure"],
+        cma=p["cma"], gate=p["gate"], phase0=p["phase0"], phase2=p["phase2"], phase1_source=p["phase1_source"],
         phase2_max=policy.phase2_max, phase3=p["phase3"], merge=p["merge"], drain=p["drain"],
         drain_overshoot=p["drain_overshoot"], owned_order=p["owned_order"], owned_lists=p["owned_lists"],
         retype=p["retype"], adopt=p["adopt"], adopt_min_order=policy.adopt_min_order, high_growth=p["high_growth"],

@@ -6,7 +6,7 @@ from .atomic cimport unlikely
 from .buddy cimport first, visible
 from .page cimport (
     BELOW_HIGH, CMA, HIGHATOMIC, MAX_ORDER, MIN_RESERVE, NON_BLOCK, NR_FREE, NR_FREE_CMA, OOM, RESERVES,
-    USE_CMA, USE_HIGHATOMIC, WMARK_MIN, Zone,
+    PRESSURE_LOCAL, RECLAIM_ACTIVE, USE_CMA, USE_HIGHATOMIC, WMARK_MIN, WMARK_PROMO, Zone,
 )
 
 
@@ -48,6 +48,12 @@ cdef inline bint watermark_ok(Zone *z, int o, int64_t mark, int hz, int aflags, 
 cdef inline int64_t watermark(Zone *z, int which) noexcept nogil:
     """B-22: every reader but the stored-high of B-45 sees the boost."""
     return z.s.watermark[which] + z.s.watermark_boost
+
+cdef inline bint ownership_rests(Zone *z) noexcept nogil:
+    """P-40b, pressure=local: the zone is short of memory, and whoever frees a page is about to need one."""
+    if z.s.policy.pressure != PRESSURE_LOCAL:
+        return False
+    return z.s.flags & RECLAIM_ACTIVE != 0 or visible(z, NR_FREE) < watermark(z, WMARK_PROMO)
 
 cdef inline bint watermark_fast(Zone *z, int o, int which, int hz, int aflags) noexcept nogil:
     """B-74."""

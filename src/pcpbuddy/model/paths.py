@@ -119,6 +119,8 @@ class Paths(Upkeep):
         owner = self.block(pfn).owner
         if self.policy.remote == "local" or owner == NOBODY or not self.pcps[owner].online:
             return self.this_cpu
+        if self.ownership_rests() and not self.overfull_with(self.this_cpu, 1):  # P-40b
+            return self.this_cpu
         return owner
 
     def _lock_target(self, target: int, atomic: bool) -> bool:

@@ -35,7 +35,7 @@ class Refill(Remote):
         if self.pcps[cpu].high < self.pcps[cpu].batch:  # the PCP is disabled: one entry
             return phase == 3
         return (
-            self.policy.phase0 == "on" and order < PB,
+            self.policy.phase0 == "on" and order < PB and not self.ownership_rests(),
             self._gate_open(cpu),
             self.policy.phase2 == "on" and order < PB,
             self.policy.phase3 == "rest" or not got_some,

@@ -6,7 +6,7 @@ all of this stays empty.
 """
 
 from .. import names
-from .memory import Pcp, Run
+from .memory import Run
 from .pcp import PcpLists
 from .sizing import clamp
 
@@ -35,19 +35,21 @@ class Remote(PcpLists):
 
     def push(self, target: int, runs: list[Run]) -> None:
         """One atomic push; the pages are in ``pending`` already. Whether the target has too much is seen now (P-45)."""
+        pcp = self.pcps[target]
         self.count(remote_pushes=1)
-        self.pcps[target].remote += runs
+        pcp.remote += runs
         for pfn, _ in runs:
             self.emit("remote_push", pfn, target)
-        if self.policy.drain_by == "visitor" and self.pcps[target].online and self._overfull(self.pcps[target]):
+        if self.policy.drain_by == "visitor" and pcp.online and self.overfull_with(target, pcp.pending):
             self.overfull = target
 
-    def _overfull(self, pcp: Pcp) -> bool:
-        """P-45: whether count, with all that is on its way, has reached the limit that B-83 would give."""
+    def overfull_with(self, cpu: int, nr_pages: int) -> bool:
+        """P-40b, P-45: whether so many pages more would reach the limit that B-83 gives."""
+        pcp = self.pcps[cpu]
         limit = clamp(pcp.high, pcp.high_min, pcp.high_max)
         if self.flags & names.ZONE_RECLAIM_ACTIVE:
             limit = min(4 * pcp.batch, limit)
-        return pcp.count + pcp.pending >= limit
+        return pcp.count + nr_pages >= limit
 
     def push_one(self, target: int, pfn: int, order: int) -> None:
         self.pcps[target].pending += 1 << order

@@ -14,6 +14,12 @@ class Watermark(Memory):
     def wmark(self, level: int) -> int:  # B-22
         return self.watermark[level] + self.watermark_boost
 
+    def ownership_rests(self) -> bool:  # P-40b
+        if self.policy.pressure != "local":
+            return False
+        reclaims = bool(self.flags & names.ZONE_RECLAIM_ACTIVE)
+        return reclaims or self.visible(NR_FREE) < self.wmark(names.WMARK_PROMO)
+
     def _unusable(self, aflags: int) -> int:  # free pages that a request must not count on
         highatomic = 0 if aflags & names.ALLOC_RESERVES else self.nr_free_highatomic
         return highatomic + (0 if aflags & names.ALLOC_CMA else self.visible(NR_FREE_CMA))
