@@ -81,6 +81,7 @@ class Claim:
 
     name: "K-1". text: the claim in a sentence. source: who said it, by the tags of rfc.md. measurement: how it is
     measured here. rule: when it counts as supported, fixed before anything was measured. measure: does it.
+    changed: what of the measurement or the rule was changed after figures of it had been seen.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Claim:
     measurement: str
     rule: str
     measure: "Callable[[Settings], Finding]"
+    changed: str = ""
 
     def command(self, settings: "Settings") -> str:
         """

@@ -329,6 +329,7 @@ CLAIMS: tuple[Claim, ...] = (
             "side."
         ),
         measure=_k15,
+        changed="a difference that may be chance is not decidable now; it was a refutation.",
     ),
     Claim(
         name="K-16",

@@ -558,6 +558,10 @@ CLAIMS = (
             f"refills shorter by more than {share_text(PAYS)}"
         ),
         measure=k12,
+        changed=(
+            "build/kernel has little memory now; and the second half of the rule, what lists for each type would "
+            "gain, was added."
+        ),
     ),
     Claim(
         name="K-20",
@@ -585,5 +589,9 @@ CLAIMS = (
             f"{share_text(KEPT)} (whole intervals)"
         ),
         measure=k22,
+        changed=(
+            "the load was interleave/N, where pages of different CPUs do not lie side by side, for a refill takes "
+            "tens of pages at a time; pages are dealt to the CPUs now, and interleave/N is shown beside it."
+        ),
     ),
 )

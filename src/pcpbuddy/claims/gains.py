@@ -257,10 +257,8 @@ def k6(settings: Settings) -> Finding:
         command=settings.command("K-6"),
         also=(press_command(settings, PURGE, curve_policies(settings), ["allocs.from_pcp", "refill.count"]),),
         why=(
-            "A first version of the rule counted allocations served without the zone lock. That mixes reuse with "
-            "locks: an allocation that finds its own PCP lock taken, by a CPU that frees to it, goes to the zone "
-            "although pages are there (P-31). By that count posted and fixed are worse than mainline in "
-            "purge/jemalloc, and llist, where nobody takes a foreign PCP lock, is not. S1 has nothing to use again."
+            "By allocations served without the zone lock posted and fixed are worse than mainline in purge/jemalloc, "
+            "and llist, where nobody takes a foreign PCP lock, is not. S1 has nothing to use again."
         ),
         table=tuple(rows),
     )
@@ -601,6 +599,10 @@ CLAIMS = (
             "half a block"
         ),
         measure=k4,
+        changed=(
+            "a load in which nobody refills counted as one whose refills are not coarse; now it says nothing of "
+            "refills."
+        ),
     ),
     Claim(
         name="K-5",
@@ -620,6 +622,11 @@ CLAIMS = (
             "interval); refills do not change in local/loop"
         ),
         measure=k6,
+        changed=(
+            "the rule counted allocations served without the zone lock. That mixes reuse with locks: an "
+            "allocation that finds its own PCP lock taken, by a CPU that frees to it, goes to the zone although "
+            "pages are there."
+        ),
     ),
     Claim(
         name="K-7",
@@ -655,6 +662,10 @@ CLAIMS = (
         ),
         rule=f"posted and fixed are nowhere worse beyond the interval and beyond {WORSE}",
         measure=k10,
+        changed=(
+            "reclaim with 1 us for a page was added to that with 20 us, and a rise of holds counts only if it is "
+            "more than one in 1000 allocations too."
+        ),
     ),
     Claim(
         name="K-13",

@@ -332,6 +332,10 @@ CLAIMS: tuple[Claim, ...] = (
             "pages parked on average do not rise by more than 5 %. Refuted if on one of them one of these does not."
         ),
         measure=_k27,
+        changed=(
+            "it was zones where 90 % of the pages were free, with owners, under exits, purging and a build; "
+            "memory has no owners now and is in pieces of two kinds, and the load is rounds of processes."
+        ),
     ),
     Claim(
         name="K-28",
@@ -347,6 +351,10 @@ CLAIMS: tuple[Claim, ...] = (
             "by the near end of its interval. Refuted if one is, by its whole interval."
         ),
         measure=_k28,
+        changed=(
+            "a second degree of use was added, and what can be had counts after requests that fail have drained "
+            "all PCPs, as reclaim would."
+        ),
     ),
     Claim(
         name="K-29",

@@ -359,6 +359,9 @@ CLAIMS = (
         ),
         rule=f"in one of them more than {share_text(FEW)} fail with the most freeing CPUs, more than with the fewest",
         measure=k24,
+        changed=(
+            "the load was purge/jemalloc alone; reclaim in which all CPUs free was added, and one of the two is enough."
+        ),
     ),
     Claim(
         name="K-25",
@@ -370,6 +373,7 @@ CLAIMS = (
             f"purger under fixed, at most {share_text(OVER)} of pushes are turned away, and PCPs hold what they may"
         ),
         measure=k25,
+        changed="the load was purge/jemalloc alone; both of K-24 count now.",
     ),
     Claim(
         name="K-26",
@@ -378,5 +382,6 @@ CLAIMS = (
         measurement="refills that find pages of own blocks in the zone, against the share of frees that fail to lock",
         rule="above 0, and more with each step of failures (whole intervals)",
         measure=k26,
+        changed="it was the sweep of K-24; now the share of frees that fail to lock is set.",
     ),
 )

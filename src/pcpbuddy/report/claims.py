@@ -37,6 +37,8 @@ def section(claim: Claim, found: Finding) -> str:
     lines = [*textwrap.wrap(head, WIDTH, subsequent_indent=" " * 6), ""]
     lines += _entry("measured", _sentence(claim.measurement))
     lines += _entry("rule", _sentence(claim.rule))
+    if claim.changed:
+        lines += _entry("changed", f"After a first look: {claim.changed}")
     lines += _entry("found", _sentence(found.figure))
     lines += _entry("verdict", found.verdict.upper())
     if found.why:
@@ -106,6 +108,8 @@ def _markdown_section(claim: Claim, found: Finding) -> Iterable[str]:
     yield ""
     yield f"- Measured: {_sentence(claim.measurement)}"
     yield f"- Supported if: {_sentence(claim.rule)}"
+    if claim.changed:
+        yield f"- Changed after a first look: {claim.changed}"
     yield f"- Found: {_sentence(found.figure)}"
     if found.why:
         yield f"- Limits: {found.why}"
