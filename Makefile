@@ -41,7 +41,7 @@ lint: $(VENV)/lint
 	$(VENV)/bin/codespell README.md CHANGELOG.md docs src tests bench examples tools recordings/README.md
 	$(VENV)/bin/mypy src/pcpbuddy
 
-bench: $(VENV)/test
+bench: $(VENV)/bench
 	$(VENV)/bin/python bench/run.py
 
 $(VENV)/bin/python:
@@ -51,7 +51,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp per extra: the package is built again when a source is newer.
-$(VENV)/lab $(VENV)/test $(VENV)/core-test: $(VENV)/%: $(SOURCES) | $(VENV)/bin/python
+$(VENV)/lab $(VENV)/test $(VENV)/core-test $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/bin/python
 	@echo "Building pcpbuddy into $(VENV) (about a minute) ..."
 	@$(VENV)/bin/python -m pip install $(PIP) '.[$*]'
 	@touch $@

@@ -2,7 +2,7 @@
 """
 All speed figures of the project in one table, each beside its reference and its goal.
 
-    python bench/run.py [--quick] [--only replay,kernel,calls,large-zone,instructions] [--json FILE]
+    python bench/run.py [--quick] [--only replay,kernel,machine,calls,large-zone,instructions] [--json FILE]
 
 What each line means, and how noisy it is: bench/README.md.
 """
@@ -19,10 +19,11 @@ import facts
 import instructions
 import kernel
 import large_zone
+import machine
 import replay
 from measure import Figure, Spread
 
-PARTS = ("replay", "kernel", "calls", "large-zone", "instructions")
+PARTS = ("replay", "kernel", "machine", "calls", "large-zone", "instructions")
 SCHEMA = "pcpbuddy.bench/1"
 NOISY = 1.5  # greatest over least of the deciding figure
 
@@ -35,6 +36,8 @@ def measure(parts: list[str], folder: Path, quick: bool) -> Iterator[Figure]:
         yield from replay.figures(folder, quick=quick, rounds=3 if quick else 7)
     if "kernel" in parts:
         yield from kernel.figures(folder, quick=quick, rounds=3 if quick else 7)
+    if "machine" in parts:
+        yield from machine.figures(quick=quick, rounds=3 if quick else 7)
     if "calls" in parts:
         yield from calls.figures(folder, quick=quick, rounds=5 if quick else 21)
     if "large-zone" in parts:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from interpreter import Deadlock, Interpreter
 
-from pcpbuddy import ConfigError, RecordingError
+from pcpbuddy import ConfigError, Machine, RecordingError
 from pcpbuddy import requests as R
 from pcpbuddy.names import GFP_COMPOSITES, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, gfp_migratetype
 from pcpbuddy.workload import plan as plans
@@ -364,6 +364,14 @@ def test_reclaim_on_several_nodes():
     run = Interpreter(made).run(limit_steps=3000)
     assert sorted(run.cpus_that_free) == [0, 4]
     assert load("reclaim/kswapd", 8, nodes=8).digest() != load("reclaim/kswapd", 8, nodes=4).digest()
+
+
+@pytest.mark.parametrize("memory", ["64MiB", "256MiB"])
+def test_one_cpu_makes_room_for_itself(memory):
+    run = Machine(1, memory, "tuned").run("reclaim/kswapd", duration="5ms")
+    assert not run.manifest["stuck"]
+    assert run.metrics["work"] > 0
+    assert run.metrics["call.failed"] == 0
 
 
 def test_builds_ask_for_all_types_and_orders():

@@ -149,8 +149,9 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
     from the tail of the LRU list, 32 at a time (SWAP_CLUSTER_MAX), and frees them in folio batches, about as many in
     a row as lie between two watermarks. (In the kernel it begins below low and goes on until high; under a load that
     never ends it is always between them.) Below the low watermark readers wait. A reader also reclaims by itself
-    (direct reclaim) what is beyond kswapd's strength. Every page is freed by a CPU that happened to reach the tail of
-    the LRU list. Only clean, single pages: no writeback, no swap, no large folios.
+    (direct reclaim) what is beyond kswapd's strength; the one CPU of a node reclaims all, before each read. Every page
+    is freed by a CPU that happened to reach the tail of the LRU list. Only clean, single pages: no writeback, no swap,
+    no large folios.
 
     direct: share of pages that readers reclaim by themselves; below 0: what is beyond one kswapd. read_ns: a reader's
     time for a page (20 µs is 200 MB/s, of a program that looks at its data). reclaim_ns: to take a clean page out of
@@ -169,35 +170,40 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
     for cpus in nodes:
         lru = plan.queues.shared()
         others = cpus[1:] or cpus
+        alone = len(cpus) == 1  # nobody makes room for the one reader but itself, before each read
         # What one kswapd can do, in readers.
         served = read_ns / (reclaim_ns + ISOLATE_NS / SWAP_CLUSTER_MAX)
-        share = direct if direct >= 0 else max(0.0, 1 - served / len(others)) if len(cpus) > 1 else 1.0
+        share = direct if direct >= 0 else max(0.0, 1 - served / len(others))
 
         def reclaim(p: Program, lru: Queue = lru) -> None:
             p.think(ISOLATE_NS)
             p.free(lru, SWAP_CLUSTER_MAX, "oldest", batch=True, each_ns=reclaim_ns)
 
-        def take(p: Program, lru: Queue = lru) -> None:
-            p.wait_free("above", "low")
+        def take(p: Program, lru: Queue = lru, alone: bool = alone) -> None:
+            if not alone:
+                p.wait_free("above", "low")
             p.alloc(lru, READAHEAD_PAGES, gfp=GFP_PAGE_CACHE)
 
-        def read(p: Program, share: float = share) -> None:
+        def read(p: Program, share: float = share, alone: bool = alone) -> None:
             p.think(read_ns * READAHEAD_PAGES, "exponential")
-            take(p)
-            with p.chance(share):
+            if alone:
                 reclaim(p)
+            take(p)
+            if not alone:
+                with p.chance(share):
+                    reclaim(p)
             p.work(READAHEAD_PAGES)
 
         for p, first in plan.programs("reader", others):
             p.alloc(lru, each, gfp=GFP_PAGE_CACHE)
-            with p.repeat(rest if len(cpus) > 1 else 0):  # one CPU has nobody who would make room
+            with p.repeat(0 if alone else rest):
                 take(p)
             with p.repeat(SETTLED):
                 read(p)
             plan.measure(p, first and others[0] == min(nodes[0][1:] or nodes[0]), warm, readers)
             with p.forever():
                 read(p)
-        if len(cpus) > 1:
+        if not alone:
             for p, _ in plan.programs("kswapd", cpus[:1]):
                 with p.forever():
                     p.wait_free("below", "high")
