@@ -462,6 +462,10 @@ def k10(settings: Settings) -> Finding:
         rows.append({"load": f"shape/{name}", "memory": "128 MiB", "CPUs": "2", "policy": "fixed", **cells})
     worse = [row for row in rows if row["policy"] in DECIDING and row["worse"] != "-"]
     names = sorted({row["load"] for row in worse})
+    ours = [row for row in rows if row["policy"] == "tuned"]
+    worse_ours = ", ".join(
+        f"{row['worse']} in {row['load']} on {row['CPUs']} CPUs" for row in ours if row["worse"] != "-"
+    )
     return Finding(
         claim="K-10",
         verdict=decided(not worse),
@@ -470,6 +474,7 @@ def k10(settings: Settings) -> Finding:
             f"{len(worse)} of {sum(row['policy'] in DECIDING for row in rows)} lines"
             + (f" ({' and '.join(names)})" if names else "")
             + (f"; least work done: {text(lowest, 'share')}, {where}" if where else "; nowhere less work done")
+            + f"; tuned, whose ownership rests while memory is short (P-40b): worse in {worse_ours or 'none of its lines'}"
         ),
         value=lowest.mean,
         interval=(lowest.low, lowest.high),
