@@ -47,7 +47,7 @@ def figures(*, quick: bool, rounds: int) -> Iterator[Figure]:
         yield from _storms()
 
 
-# -- speed --------------------------------------------------------------------------------------------------------------
+# -- speed -------------------------------------------------------------------------------------------------------------
 
 
 def _speeds(quick: bool, rounds: int) -> Iterator[Figure]:
@@ -147,6 +147,7 @@ def _queue(cpus: int, turns: int) -> Callable[[], float]:
         parameters={},
         programs=(p.instructions(),),
         cpu_program=np.zeros(cpus, np.uint32),
+        nr_queues=0,
         nr_locks=1,
         memory_bytes=64 << 20,
     )

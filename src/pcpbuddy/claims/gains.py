@@ -474,7 +474,7 @@ def k10(settings: Settings) -> Finding:
             f"{len(worse)} of {sum(row['policy'] in DECIDING for row in rows)} lines"
             + (f" ({' and '.join(names)})" if names else "")
             + (f"; least work done: {text(lowest, 'share')}, {where}" if where else "; nowhere less work done")
-            + f"; tuned, whose ownership rests while memory is short (P-40b): worse in {worse_ours or 'none of its lines'}"
+            + f"; tuned, whose ownership rests while memory is short (P-40b), is worse in {worse_ours or 'no line'}"
         ),
         value=lowest.mean,
         interval=(lowest.low, lowest.high),
