@@ -1,13 +1,13 @@
 """
-The machine of virtual CPUs: calls a second beside SimPy, which has nothing but the queue for a lock, and its memory.
+The machine of virtual CPUs: its events beside those of SimPy, which has nothing but the queue for a lock; its memory.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +53,13 @@ def figures(*, quick: bool, rounds: int) -> Iterator[Figure]:
 def _speeds(quick: bool, rounds: int) -> Iterator[Figure]:
     turns = 2000 if quick else 20_000
     tasks: dict[str, Callable[[], float]] = {}
+    calls: dict[tuple[str, int], float] = {}
     if simpy is not None:
         tasks["simpy"] = lambda: _with_simpy(turns)
     for cpus in (MANY, MOST):
         tasks[f"queue {cpus}"] = _queue(cpus, turns * 20)
         for load in LOADS:
-            tasks[f"{load} {cpus}"] = _calls(load, cpus)
+            tasks[f"{load} {cpus}"] = _events(load, cpus, calls)
     taken = interleave(tasks, rounds)
     bare = [value / EVENTS_A_TURN for value in taken["simpy"]] if simpy is not None else []
     if simpy is not None:
@@ -69,8 +70,10 @@ def _speeds(quick: bool, rounds: int) -> Iterator[Figure]:
     yield _figure(f"a queue for a lock, {MOST} CPUs", taken[f"queue {MOST}"])
     for load in LOADS:
         few, many = taken[f"{load} {MANY}"], taken[f"{load} {MOST}"]
-        yield _figure(f"{load}, {MANY} CPUs", few, taken.get("simpy"), GOAL_TIMES, note="calls beside SimPy's events")
-        yield _figure(f"{load}, {MOST} CPUs", many, few, GOAL_LARGE, note=f"beside those of {MANY} CPUs")
+        yield _figure(f"{load}, {MANY} CPUs, events", few, taken.get("simpy"), GOAL_TIMES, note="beside SimPy's")
+        each = calls[load, MANY]
+        yield _figure(f"{load}, {MANY} CPUs, calls", [value * each for value in few], taken.get("simpy"))
+        yield _figure(f"{load}, {MOST} CPUs, events", many, few, GOAL_LARGE, note=f"beside those of {MANY} CPUs")
 
 
 def _figure(
@@ -159,15 +162,17 @@ def _run_queue(load: Load, cpus: int, turns: int) -> int:
     return turns // cpus * cpus
 
 
-def _calls(load: str, cpus: int) -> Callable[[], float]:
+def _events(load: str, cpus: int, calls: dict[tuple[str, int], float]) -> Callable[[], float]:
     """
-    Calls of the allocator, allocations and batches of frees, while a load runs under mainline.
+    Events of a load under mainline. calls: gets how many calls of the allocator there are to an event; a batch of frees
+    is one.
     """
     memory = cpus * 64 << 20
 
     def work() -> int:
         run = pcpbuddy.Machine(cpus, memory, "mainline").run(load, duration=DURATION[load], **LOADS[load])
-        return int(run.metrics["machine.calls"])
+        calls[load, cpus] = run.metrics["machine.calls"] / run.metrics["machine.events"]
+        return int(run.metrics["machine.events"])
 
     return lambda: _per_us(work)
 
@@ -208,7 +213,8 @@ def _storm(gib: int) -> dict[str, float]:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with what the parent had
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024 / 1e6
 
 
 def _child(gib: int) -> None:

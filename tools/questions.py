@@ -81,7 +81,7 @@ TURNS = Load("interleave/1", {"pages": 10240, "rounds": 1}, None, MIB_PER_CPU)
 PURGE = Load("purge/jemalloc", {"live_mib": 2}, "10ms")
 STORM = Load("exit/storm", {"touch_mib": 16, "rounds": 1}, None, MIB_PER_CPU)
 BIG_STORM = Load("exit/storm", {"touch_mib": 48, "rounds": 1}, None, MIB_PER_CPU, label="exit/storm, 48 MiB")
-RECLAIM = Load("reclaim/kswapd", {}, "40ms")
+RECLAIM = Load("reclaim/kswapd", {}, "100ms")
 BUILD = Load("build/kernel", {"user_ns": 2000, "cache_mib": 4}, "20ms", MIB_PER_CPU)
 PIPE = Load("pipe/pingpong", {}, "4ms")
 CMA = Load("cma/pressure", {"pipe_rounds": 32}, None, 64)
@@ -106,7 +106,7 @@ LARGE = (
     Load("interleave/1", {"pages": 3072, "rounds": 1}, None, 128),
     Load("purge/jemalloc", {"live_mib": 1}, "4ms", 128),
     Load("exit/storm", {"touch_mib": 8, "rounds": 1}, None, 128),
-    Load("reclaim/kswapd", {}, "30ms"),
+    Load("reclaim/kswapd", {}, "60ms"),
     Load("build/kernel", {"user_ns": 2000, "cache_mib": 2}, "8ms", 128),
     Load("pipe/pingpong", {}, "2ms", 64),
     Load("cma/pressure", {"pipe_rounds": 8}, None, 32),

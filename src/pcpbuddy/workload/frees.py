@@ -12,6 +12,7 @@ SWAP_CLUSTER_MAX = 32  # pages that reclaim takes off an LRU list at a time
 READAHEAD_PAGES = 32  # read_ahead_kb is 128
 ISOLATE_NS = 1000  # the LRU lock and the walk, for each SWAP_CLUSTER_MAX pages
 FILLED = 0.95  # of memory, before the readers begin in earnest
+STOCK = 8  # PCPs may hold an eighth of memory (B-13) when it has been filled
 SETTLED = 8  # turns of a loop after which queues and PCPs have their ordinary length
 
 
@@ -166,6 +167,7 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
     readers = sum(max(1, len(node) - 1) for node in nodes)
     each = int(pages * (plan.fragment or 1) * FILLED) // readers
     rest = -(-int(pages * (1 - FILLED)) // (readers * READAHEAD_PAGES))
+    settled = max(SETTLED, -(-pages // STOCK // (readers * READAHEAD_PAGES)))  # until that stock is gone
     warm = plan.barrier()
     for cpus in nodes:
         lru = plan.queues.shared()
@@ -198,7 +200,7 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
             p.alloc(lru, each, gfp=GFP_PAGE_CACHE)
             with p.repeat(0 if alone else rest):
                 take(p)
-            with p.repeat(SETTLED):
+            with p.repeat(settled):
                 read(p)
             plan.measure(p, first and others[0] == min(nodes[0][1:] or nodes[0]), warm, readers)
             with p.forever():
