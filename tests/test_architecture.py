@@ -24,7 +24,7 @@ LAYERS = [
     {"procfs", "recording", "costs"},
     {"zone", "workload"},
     {"metrics"},
-    {"run"},
+    {"run", "cma"},
     {"machine"},
     {"sweeps"},
     {"comparison"},

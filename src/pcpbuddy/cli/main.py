@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PcpBuddyError, RecordingError, UsageError
-from . import calibrate, claims, compare, costs, doctor, explain, policies, replay, run
+from . import calibrate, claims, cma, compare, costs, doctor, explain, policies, replay, run
 
 __all__ = ["main", "parser"]
 
@@ -21,6 +21,7 @@ examples:
   pcpbuddy run exit/storm --cpus 64 --policy fixed      a workload on 64 virtual CPUs, in virtual time
   pcpbuddy compare exit/storm --cpus 4,64,256           the same under several policies and CPU counts
   pcpbuddy claims K-1 K-2                               what the thread claims, measured
+  pcpbuddy cma                                          movable pages from CMA, against the 50 % rule
   pcpbuddy policies                                     what policies there are, and how to write one
   pcpbuddy replay recordings/tiny-4c                    a recording against the kernel that made it, page by page
   pcpbuddy COMMAND --help                               more about a command
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     calibrate.add_parser(commands)
     claims.add_parser(commands)
+    cma.add_parser(commands)
     compare.add_parser(commands)
     costs.add_parser(commands)
     doctor.add_parser(commands)
