@@ -24,8 +24,9 @@ A zone is filled with single movable pages, and each page is looked at: is it CM
 rule of mainline (use CMA while more than half of what is free is CMA), asked for each page. Then the same once more
 with unmovable requests in between, which CMA cannot serve. Nothing is timed; the same options give the same text.
 
---before used is what a zone is like in use: all of it was taken, and most of it freed at random. A zone that was never
-used hides the difference between the policies: try --before fresh.
+--before used: all of the zone was taken, and most of it freed at random. --before churned: processes have come and
+gone, and what share of CMA they took is shown too, round by round. A zone that was never used hides the difference
+between the policies: try --before fresh.
 
 examples:
   pcpbuddy cma                                      1GiB with 62.5 % CMA, 4 CPUs, five policies
@@ -52,7 +53,10 @@ def add_parser(commands: Any) -> None:
         "--cma", metavar="P1,P2,...", default="62.5", help="CMA's per cent of it, 10 to 90 (default: 62.5)"
     )
     parser.add_argument(
-        "--before", metavar="WHAT", default="used", help="used: filled, freed at random, drained; fresh (default: used)"
+        "--before",
+        metavar="WHAT",
+        default="used",
+        help="used: filled, freed at random, drained; churned: processes came and went; fresh (default: used)",
     )
     parser.add_argument("--freed", metavar="P", help="per cent of the pages freed then (default: 87.8, as in P-82)")
     parser.add_argument("--cpus", metavar="N", default="4", help="CPUs, which take pages in turn (default: 4)")

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from .. import __version__
-from ..cma import NR_PHASES, POINTS, Setting, Study, Trial
+from ..cma import NR_PHASES, POINTS, ROUNDS, Setting, Study, Trial
 from ..names import PAGEBLOCK_PAGES
 from ..quantities import size_text
 from .chart import Line, Panel, charts
@@ -38,7 +38,13 @@ def report(study: Study, *, everything: bool = False) -> str:
         if _any(study, share):
             for group in _groups(study):
                 lines += [*_wrap(_scene(study, share)), "", *_shares(study, share, group, everything), ""]
-                lines += [*_phases(study, share, group), "", *_rows(study, share, group), ""]
+                lines += [
+                    *_rounds(study, share, group),
+                    *_phases(study, share, group),
+                    "",
+                    *_rows(study, share, group),
+                    "",
+                ]
     for sentence in answer(study):
         lines += _wrap(sentence)
     lines += ["", *_wrap(_limits(study.setting)), *_command("Again: ", study.setting.command(), WIDTH)]
@@ -109,7 +115,9 @@ def answer(study: Study) -> list[str]:
         f"{name} {_percent(_mean(study.of(name, share), _so_far(k)))}" for name in names if study.of(name, share)
     )
     rule = _mean(_starts(study, share), _rule_so_far(k))
-    zone = "used before" if study.setting.before == "used" else "never used before"
+    zone = {"used": "used before", "churned": "used by processes before", "fresh": "never used before"}[
+        study.setting.before
+    ]
     first = (
         f"In a zone with {100 * share:g}% CMA, {zone}, the 50% rule gives {_percent(rule)} of the first "
         f"{study.pages_at[k]} movable pages from CMA: {figures}."
@@ -185,6 +193,20 @@ def _shares(study: Study, share: float, group: Sequence[str], everything: bool) 
     return lines
 
 
+def _rounds(study: Study, share: float, group: Sequence[str]) -> list[str]:
+    """
+    What share the processes of a churned zone took before, round by round.
+    """
+    nr = max(len(trial.rounds) for trial in study.trials)
+    if not nr:
+        return []
+    lines = [_row("before: processes, by round", ["", *_titles(group)])]
+    for k in range(nr):
+        figures = [_mean(study.of(name, share), _in_round(k)) for name in group]
+        lines.append(_row(f"  {k + 1}", ["", *map(_percent, figures)]))
+    return [*lines, ""]
+
+
 def _phases(study: Study, share: float, group: Sequence[str]) -> list[str]:
     lines = [
         f"{'pages that refills took, by phase':<41}{'while the rule said CMA':>27}{'while it said movable':>27}",
@@ -208,6 +230,7 @@ def _rows(study: Study, share: float, group: Sequence[str]) -> list[str]:
     setting = study.setting
     many = setting.unmovable_every
     rows: list[tuple[str, Figure | None, Callable[[float], str]]] = [
+        ("CMA, of free at the start", lambda trial: trial.points[0].free_cma / trial.points[0].free, _percent),
         ("taken against the rule", _against, _percent),
         ("owned CMA blocks", None, _count),
         ("  on lists at the start", lambda trial: trial.listed, _count),
@@ -227,7 +250,9 @@ def _rows(study: Study, share: float, group: Sequence[str]) -> list[str]:
         rows += [
             (f"1 request in {many} unmovable", None, _count),
             ("  unmovable requests", lambda trial: _mixed(trial, "requests"), _count),
-            ("  of them failed", lambda trial: _mixed(trial, "failed"), _count),
+            ("  found nothing at first", lambda trial: _mixed(trial, "slow"), _count),
+            ("    while CMA lay free", lambda trial: _mixed(trial, "slow_cma_free"), _count),
+            ("  nor after drain_all_pages", lambda trial: _mixed(trial, "failed"), _count),
             ("    while CMA lay free", lambda trial: _mixed(trial, "failed_cma_free"), _count),
             ("    CMA free at the first", lambda trial: _known(_mixed(trial, "cma_free_at_failure")), _count),
             ("  movable blocks converted", lambda trial: _mixed(trial, "converted"), _count),
@@ -261,8 +286,10 @@ def _mail_table(study: Study, share: float, group: Sequence[str]) -> list[str]:
     lines.append(row("CMA blocks left", figures(lambda trial: trial.left)))
     if study.setting.unmovable_every:
         lines.append(row("unmovable asked", figures(lambda trial: _mixed(trial, "requests"))))
+        lines.append(row("  slow path", figures(lambda trial: _mixed(trial, "slow"))))
+        lines.append(row("    CMA free then", figures(lambda trial: _mixed(trial, "slow_cma_free"))))
         lines.append(row("  failed", figures(lambda trial: _mixed(trial, "failed"))))
-        lines.append(row("  with CMA free", figures(lambda trial: _mixed(trial, "failed_cma_free"))))
+        lines.append(row("    CMA free then", figures(lambda trial: _mixed(trial, "failed_cma_free"))))
     return lines
 
 
@@ -276,6 +303,7 @@ def _mail_notes(study: Study) -> str:
     notes.append(f"blocks left: on owned lists, {left}")
     if setting.unmovable_every:
         notes.append(f"unmovable: a second pass, one request in {setting.unmovable_every}")
+        notes.append("slow path: it found nothing; failed: nor after drain_all_pages")
     return f"{'; '.join(notes)}. No watermark is tested, nothing is reclaimed."
 
 
@@ -295,24 +323,32 @@ def _config(setting: Setting) -> str:
     cpus = f"{setting.cpus} CPU{'s' if setting.cpus > 1 else ''}"
     zone = setting.zone(setting.policies[0], setting.shares[0]).summary()
     high_min, high_max, batch = zone["pageset"]
-    drawn = f"; seeds {_seeds(setting.drawn)}" if setting.before == "used" else ""
+    drawn = f"; seeds {_seeds(setting.drawn)}" if setting.before != "fresh" else ""
     return f"Zone of {size_text(setting.size_bytes)}, {cpus}, batch {batch}, high {high_min} to {high_max}{drawn}."
 
 
 def _before(setting: Setting) -> str:
     if setting.before == "fresh":
         return "Nothing of the zone was used before"
+    if setting.before == "churned":
+        return (
+            f"Before: {ROUNDS} rounds of processes, one on each CPU, with {setting.held} pages each: all taken, half "
+            "freed at random, taken again, freed but for one in 8, which the next CPU frees a round later; PCPs drained"
+        )
     freed = f"{setting.free_pages} of {setting.total} freed at random by CPUs in turn"
     return f"Before: all pages taken, {freed}, PCPs drained"
 
 
 def _limits(setting: Setting) -> str:
     drawn = f"means of {len(setting.drawn)} seeds" if len(setting.drawn) > 1 else "one run"
+    if setting.before == "churned":
+        last = "Each policy has left other pages free, so the rule gives other shares under each; shown: of the first."
+    else:
+        last = "Once all free pages are taken every policy has taken the same."
     return (
         f"{_config(setting)} {_before(setting)}; then single movable pages, CPUs in turn; {drawn}. {RULE_NAME}: asked "
         "for each page, without PCPs. Differences are in percentage points, the largest of all points. Counters are "
-        "exact, no watermark is tested, nothing is reclaimed or compacted. Once all free pages are taken every policy "
-        "has taken the same."
+        f"exact, no watermark is tested, nothing is reclaimed or compacted. {last}"
     )
 
 
@@ -362,6 +398,10 @@ def _rule_lately(k: int, points: int = 1) -> Figure:
         return (now.rule - before.rule) / (now.taken - before.taken)
 
     return share
+
+
+def _in_round(k: int) -> Figure:
+    return lambda trial: trial.rounds[k][1] / trial.rounds[k][0]
 
 
 def _refilled(phase: int, rule: bool, cma: bool) -> Figure:
@@ -435,9 +475,14 @@ def _any(study: Study, share: float) -> bool:
 
 def _starts(study: Study, share: float) -> list[Trial]:
     """
-    One trial of each seed: what the rule gives is the same for all policies.
+    The first policy's trial of each seed. What the rule gives is the same for all, but in a churned zone, where each
+    policy has left other pages free.
     """
-    return list({trial.seed: trial for trial in study.trials if trial.share == share}.values())
+    found: dict[int, Trial] = {}
+    for trial in study.trials:
+        if trial.share == share:
+            found.setdefault(trial.seed, trial)
+    return list(found.values())
 
 
 def _names(study: Study) -> list[str]:
