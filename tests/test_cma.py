@@ -240,7 +240,8 @@ def test_any_setting_adds_up(policy, blocks, share, before, freed, cpus, pages, 
         ({"shares": (0.5, 0.501)}, "another number of pageblocks"),
         ({"shares": ()}, "one or more shares"),
         ({"before": "old"}, "one of used, churned, fresh"),
-        ({"freed": 0.0}, "more than 0"),
+        ({"freed": 0.0}, "one page or more"),
+        ({"freed": 1e-6}, "one page or more"),
         ({"pages": -1}, "how many movable pages"),
         ({"unmovable_every": 1}, "2 or more"),
         ({"seeds": ()}, "seeds"),
@@ -414,7 +415,10 @@ def test_ctrl_c_keeps_what_was_measured(capsys, monkeypatch):
     code, out, err = run(capsys, "cma", *SMALL_ARGV, "-q")
     assert code == 130
     assert out.startswith("PARTIAL: stopped when 3 of 10 trials were done.")
+    assert "means of the trials that were done" in " ".join(out.split())
     assert "pcpbuddy: interrupted; 3 of 10 trials were done" in err
+    (line,) = (line for line in out.splitlines() if line.startswith("furthest from mainline"))
+    assert line.split()[-2:] == ["-", "-"]
     calls[:] = [None] * 3
     code, out, err = run(capsys, "cma", *SMALL_ARGV, "-q")
     assert (code, out) == (130, "")

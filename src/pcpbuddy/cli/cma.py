@@ -33,7 +33,7 @@ examples:
   pcpbuddy cma --cma 30,60,90 --plot shares.svg     three zones, and a chart
   pcpbuddy cma --size 128MiB --cpus 1 --pcp batch=63,high_min=1000,high_max=4096     the zone of rfc.md, P-82
   pcpbuddy cma --policy mainline,fixed,mine.toml:eager --style lkml                  to paste into a mail
-  pcpbuddy cma --json - -q | jq '.results.trials[] | [.policy, .seed, .left]'
+  pcpbuddy cma --json - -q | jq -c '.results[] | [.policy, .seed, .left]'
 """
 
 

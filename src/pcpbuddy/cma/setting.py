@@ -65,9 +65,9 @@ class Setting:
             raise ConfigError("cma: expected one or more shares, each another number of pageblocks")
         if self.before not in BEFORE:
             raise ConfigError(f"before={self.before}: expected one of {', '.join(BEFORE)}")
-        if not 0 < self.freed <= 1:
+        if not 0 < self.freed <= 1 or not self.free_pages:
             raise ConfigError(
-                f"freed={100 * self.freed:g}: expected per cent of the zone's pages, more than 0, up to 100"
+                f"freed={100 * self.freed:g}: expected per cent of the zone's pages, one page or more, up to 100"
             )
         if self.pages < 0:
             raise ConfigError(f"pages={self.pages}: expected how many movable pages to take, or 0 for all")

@@ -47,7 +47,7 @@ def report(study: Study, *, everything: bool = False) -> str:
                 ]
     for sentence in answer(study):
         lines += _wrap(sentence)
-    lines += ["", *_wrap(_limits(study.setting)), *_command("Again: ", study.setting.command(), WIDTH)]
+    lines += ["", *_wrap(_limits(study)), *_command("Again: ", study.setting.command(), WIDTH)]
     return "\n".join(lines) + "\n"
 
 
@@ -109,7 +109,9 @@ def answer(study: Study) -> list[str]:
     names = [name for name in _names(study) if any(study.of(name, share) for share in shares)]
     if not names:
         return ["Nothing was measured."]
-    share = max(shares, key=lambda each: max(abs(_worst(study, name, each)[0]) for name in names))
+    share = max(
+        shares, key=lambda each: max(abs(_worst(study, name, each)[0]) for name in names if study.of(name, each))
+    )
     k = max(POINTS // 4 * (len(study.pages_at) - 1) // POINTS, 1)
     figures = ", ".join(
         f"{name} {_percent(_mean(study.of(name, share), _so_far(k)))}" for name in names if study.of(name, share)
@@ -189,7 +191,12 @@ def _shares(study: Study, share: float, group: Sequence[str], everything: bool) 
     if _has_base(study, share):
         worst = [_worst(study, name, share) for name in group]
         lines.append(_row(f"furthest from {BASE}", ["", *(_points(found[0]) for found in worst)]))
-        lines.append(_row("  at so many pages", ["", *(str(taken[found[1]]) for found in worst)]))
+        lines.append(
+            _row(
+                "  at so many pages",
+                ["", *(MISSING if math.isnan(found[0]) else str(taken[found[1]]) for found in worst)],
+            )
+        )
     return lines
 
 
@@ -339,8 +346,10 @@ def _before(setting: Setting) -> str:
     return f"Before: all pages taken, {freed}, PCPs drained"
 
 
-def _limits(setting: Setting) -> str:
+def _limits(study: Study) -> str:
+    setting = study.setting
     drawn = f"means of {len(setting.drawn)} seeds" if len(setting.drawn) > 1 else "one run"
+    drawn = "means of the trials that were done" if study.partial else drawn
     if setting.before == "churned":
         last = "Each policy has left other pages free, so the rule gives other shares under each; shown: of the first."
     else:
@@ -445,19 +454,15 @@ def _furthest(study: Study, name: str, share: float, base: str | None) -> tuple[
     """
     The largest difference of the share so far from another policy's, or from the rule, and the point that has it.
 
-    Policies are held against each other seed by seed, and the means of the differences compared.
+    Policies are held against each other seed by seed, and the means of the differences compared. NaN: no trial.
     """
     others = {trial.seed: trial for trial in study.of(base, share)} if base else {}
-    worst = (0.0, 1)
-    for k in range(1, len(study.pages_at)):
+    pairs = [(trial, others.get(trial.seed)) for trial in study.of(name, share) if not base or trial.seed in others]
+    worst = (0.0 if pairs else math.nan, 1)
+    for k in range(1, len(study.pages_at)) if pairs else ():
         mine, rule = _so_far(k), _rule_so_far(k)
-        differences = [
-            mine(trial) - (mine(others[trial.seed]) if base else rule(trial))
-            for trial in study.of(name, share)
-            if not base or trial.seed in others
-        ]
-        mean = math.fsum(differences) / len(differences) if differences else 0.0
-        worst = max(worst, (mean, k), key=lambda found: abs(found[0]))
+        differences = [mine(trial) - (mine(other) if other else rule(trial)) for trial, other in pairs]
+        worst = max(worst, (math.fsum(differences) / len(pairs), k), key=lambda found: abs(found[0]))
     return worst
 
 
@@ -518,7 +523,7 @@ def _percent(share: float) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f}"
+    return MISSING if math.isnan(difference) else f"{100 * difference:+.1f}"
 
 
 def _count(value: float) -> str:
