@@ -172,10 +172,11 @@ cdef object most_bulk(programs, irq_program, stream):
 
 cdef object within_time(program):
     """A program whose times can be added up; for each of a bulk's pages it is a 4096th."""
+    import numpy as np
+
     program = program.copy()
-    program["ps"] = program["ps"].clip(0, HORIZON)
-    for op in (I_ALLOC, I_BULK, I_FREE):
-        program["ps"][program["op"] == op] = program["ps"][program["op"] == op].clip(0, HORIZON // MOST_BULK)
+    several = np.isin(program["op"], (I_ALLOC, I_BULK, I_FREE))
+    program["ps"] = program["ps"].clip(0, np.where(several, HORIZON // MOST_BULK, HORIZON))
     return program
 
 

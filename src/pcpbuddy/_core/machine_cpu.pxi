@@ -347,7 +347,7 @@ cdef void event(Sim *s, int cpu) noexcept nogil:
     cdef int rounds = 0
     if me.outside_ps <= s.now_ps:
         outside_begins(s, cpu, me)
-    while context(me).until_ps <= s.now_ps and rounds < ROUNDS:
+    while context(me).until_ps <= s.now_ps and rounds < ROUNDS and not s.trouble:
         due(s, cpu, context(me))
         if me.waits:
             return

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from ..cma import fill_up, linked_cma, use
 from ..errors import OutOfPages
 from ..metrics import unusable_index
 from ..names import CMA, MAX_PAGE_ORDER, MOVABLE, NR_ORDERS, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, RECLAIMABLE, UNMOVABLE
@@ -28,7 +29,6 @@ __all__ = [
     "cma_pages",
     "fill",
     "fresh",
-    "linked_cma",
     "passed_over",
     "used_before",
     "x7",
@@ -71,26 +71,8 @@ def used_before(
     The zone of P-82: first filled, CPUs in turn, then so many pages freed at random and all PCPs drained.
     """
     zone = fresh(policy, cpus=cpus, high=high, exact=exact)
-    _fill_up(zone)
-    drawn = random.Random(seed).sample(range(zone.pages), freed)
-    for number, pfn in enumerate(drawn):
-        zone.free(pfn, number % cpus)
-    zone.drain()
+    use(zone, freed, seed)
     return zone
-
-
-def _fill_up(zone: Zone) -> None:
-    """
-    All CPUs take single pages, a batch each in turn, until all of them are in use.
-    """
-    takers = list(range(zone.cpus))
-    while takers:
-        for cpu in list(takers):
-            try:
-                for _ in range(BATCH):
-                    zone.alloc(0, MOVABLE, cpu)
-            except OutOfPages:
-                takers.remove(cpu)
 
 
 def cma_pages(zone: Zone, counted: Iterable[int] = COUNTED) -> dict[int, int]:
@@ -274,13 +256,6 @@ def _vector(policy: str, types: list[int], free: dict[tuple[int, int], list[int]
 # Blocks that phase 0 leaves behind
 
 
-def linked_cma(zone: Zone) -> int:
-    """
-    CMA blocks on the lists of owned blocks.
-    """
-    return sum(1 for type_, _, _, linked in zone.state()["blocks"] if type_ == CMA and linked)
-
-
 @functools.cache
 def passed_over(policy: str, seed: int, scene: str) -> tuple[int, int, int]:
     """
@@ -362,7 +337,7 @@ def adoption(policy: str, seed: int, pieces: str) -> Adoption:
     """
     run, share = PIECES[pieces]
     before = Zone(PIECES_BLOCKS * PAGEBLOCK_PAGES, cpus=PIECES_CPUS, policy="mainline", zone_index=2)
-    _fill_up(before)
+    fill_up(before)
     draw = random.Random(seed)
     runs = draw.sample(range(before.pages // run), int(share * before.pages) // run)
     for number, at in enumerate(runs):

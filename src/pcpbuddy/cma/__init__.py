@@ -8,7 +8,7 @@ percentages?" A zone is driven request by request and without time, so every pag
 
 from .setting import BEFORE, LEAST_BLOCKS, MOST_SEEDS, POLICIES, Setting
 from .study import Study, measure
-from .trial import NR_PHASES, POINTS, ROUNDS, Mixed, Point, Steps, Trial, marks, rule_path
+from .trial import NR_PHASES, POINTS, ROUNDS, Mixed, Point, Steps, Trial, fill_up, linked_cma, marks, rule_path, use
 
 __all__ = [
     "BEFORE",
@@ -24,7 +24,10 @@ __all__ = [
     "Steps",
     "Study",
     "Trial",
+    "fill_up",
+    "linked_cma",
     "marks",
     "measure",
     "rule_path",
+    "use",
 ]

@@ -28,7 +28,7 @@ MOST_SEEDS = 100
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
     """
-        What is measured. Everything that is drawn by chance follows from a seed.
+    What is measured. Everything that is drawn by chance follows from a seed.
 
     size_bytes: memory of the zone, whole pageblocks. shares: of CMA, each 0.1 to 0.9; taken as whole blocks, at the
     end of the zone. before: "used": all pages are taken, CPUs in turn, a share ``freed`` of them is freed at random

@@ -16,7 +16,21 @@ from ..names import CMA, MOVABLE, UNMOVABLE
 from ..zone import Zone
 from .setting import KEPT, Setting
 
-__all__ = ["NR_PHASES", "POINTS", "ROUNDS", "Mixed", "Point", "Steps", "Trial", "marks", "rule_path", "trial"]
+__all__ = [
+    "NR_PHASES",
+    "POINTS",
+    "ROUNDS",
+    "Mixed",
+    "Point",
+    "Steps",
+    "Trial",
+    "fill_up",
+    "linked_cma",
+    "marks",
+    "rule_path",
+    "trial",
+    "use",
+]
 
 POINTS = 32
 ROUNDS = 4  # of processes, in a churned zone
@@ -149,15 +163,15 @@ def trial(setting: Setting, policy: Policy, share: float, seed: int) -> Trial:
     zone = setting.zone(policy, share)
     rounds: tuple[tuple[int, int], ...] = ()
     if setting.before == "used":
-        _use(zone, setting, seed)
+        use(zone, setting.free_pages, seed)
     elif setting.before == "churned":
         rounds = _churn(zone, setting, seed)
     prepared = zone.snapshot()
     before = zone.cma_by_phase()
-    listed = _linked_cma(zone)
+    listed = linked_cma(zone)
     points, pages, by = _fill(zone, setting)
     phases = (zone.cma_by_phase() - before).tolist()
-    left = _linked_cma(zone)
+    left = linked_cma(zone)
     steps = _steps(points[0], np.array(pages) >= _first_cma(zone), np.array(by))
     zone.restore(prepared)
     return Trial(
@@ -174,15 +188,22 @@ def trial(setting: Setting, policy: Policy, share: float, seed: int) -> Trial:
     )
 
 
-def _use(zone: Zone, setting: Setting, seed: int) -> None:
+def fill_up(zone: Zone) -> None:
     """
-    As P-82: take all pages, free some of them at random, CPUs in turn, drain all PCPs.
+    All CPUs take single movable pages, a batch each in turn, until none of them gets one.
     """
     for _ in _taken(zone, batch=int(zone.summary()["pageset"][2])):
         pass
-    drawn = random.Random(seed).sample(range(zone.pages), setting.free_pages)
+
+
+def use(zone: Zone, freed: int, seed: int) -> None:
+    """
+    As P-82: take all pages of a fresh zone, free so many of them at random, CPUs in turn, drain all PCPs.
+    """
+    fill_up(zone)
+    drawn = random.Random(seed).sample(range(zone.pages), freed)
     for number, pfn in enumerate(drawn):
-        zone.free(pfn, number % setting.cpus)
+        zone.free(pfn, number % zone.cpus)
     zone.drain()
 
 
@@ -340,7 +361,7 @@ def _first_cma(zone: Zone) -> int:
     return zone.start_pfn + zone.pages - int(zone.summary()["cma"])
 
 
-def _linked_cma(zone: Zone) -> int:
+def linked_cma(zone: Zone) -> int:
     """
     CMA blocks on the lists of owned blocks (I-13).
     """
