@@ -157,7 +157,8 @@ def kswapd(plan: Plan, *, direct: float = -1.0, read_ns: float = 20000, reclaim_
     direct: share of pages that readers reclaim by themselves; below 0: what is beyond one kswapd. read_ns: a reader's
     time for a page (20 µs is 200 MB/s, of a program that looks at its data). reclaim_ns: to take a clean page out of
     the page cache, besides freeing it (2 million a second, 8 GB/s, when nothing disturbs).
-    Memory: 64 MiB for each CPU, unless it is given; it is always full.
+    Memory: 64 MiB for each CPU, unless it is given; it is always full. Measured once an eighth of it has been read, for
+    that much of the filling may still lie in PCPs before.
     """
     plan.number("direct", direct, -1, 1)
     plan.number("read_ns", read_ns, 0, 1e9)
