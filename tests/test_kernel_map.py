@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "pcpbuddy"
 # Files of the core that are in the map function by function; of others, it names what a reader may look for.
 COMPLETE = (
     *("buddy", "fallback", "pcp", "alloc", "free", "drain", "direct"),
-    *("watermark", "isolation", "node", "call", "request", "calls", "sizing"),
+    *("watermark", "isolation", "node", "call", "request", "calls", "contig", "sizing"),
 )
 
 
@@ -57,7 +57,7 @@ CORE = {tuple(name.split(".")) for name in NAMED if not name.startswith("model."
 
 def test_the_map_is_read():
     assert len(ROWS) > 100
-    assert len({heading for heading, *_ in ROWS}) == 14
+    assert len({heading for heading, *_ in ROWS}) == 15
     assert len(CORE) > 180
     assert not [ours for _, ours, _, _ in ROWS if "`" not in ours]
 
@@ -94,11 +94,14 @@ def test_names_in_the_text_exist_too():
 
 
 def test_every_rule_named_exists():
-    baseline, rfc = ((REFERENCE / name).read_text() for name in ("baseline.md", "rfc.md"))
+    baseline, rfc, contiguous = (
+        (REFERENCE / name).read_text() for name in ("baseline.md", "rfc.md", "contiguous.md")
+    )
     known = set(re.findall(r"\*\*(B-\d+|V\d+)\b", baseline)) | set(re.findall(r"\*\*(P-\d+b?)\b", rfc))
+    known |= set(re.findall(r"\*\*(CT-\d+) ", contiguous))
     known |= set(re.findall(r"\b(I-\d+) [A-Zo]", rfc.split("## 14.")[1].split("## 15.")[0]))
     text = (REFERENCE / "kernel-map.md").read_text()
-    named = set(re.findall(r"\b([BPI]-\d+b?|V\d+)\b", text))
+    named = set(re.findall(r"\b((?:[BPI]|CT)-\d+b?|V\d+)\b", text))
     assert len(named) > 80
     assert sorted(named - known) == []
 
@@ -110,7 +113,7 @@ def test_every_section_named_exists():
     baseline = (REFERENCE / "baseline.md").read_text()
     for _, ours, _, rule in ROWS:
         parts = re.split(r", | to ", rule)
-        assert all(re.fullmatch(r"[BPI]-\d+b?|\d+\.\d+|section \d+", part) for part in parts), (ours, rule)
+        assert all(re.fullmatch(r"([BPI]|CT)-\d+b?|\d+\.\d+|section \d+", part) for part in parts), (ours, rule)
         for section in re.findall(r"\b\d+\.\d+\b", rule):
             assert re.search(rf"^(### )?{re.escape(section)}[: ]", baseline, re.MULTILINE), (ours, section)
     for section in set(re.findall(r"\bsections? (\d+)\b", (REFERENCE / "kernel-map.md").read_text())):

@@ -98,6 +98,8 @@ cdef idx need_allocation(Zone zone, int64_t pfn, int order) except 0:
         raise BadFree(f"pfn {pfn} is {describe(&zone.z, i)}, not the head of an allocation (double free?)")
     if order >= 0 and word_order(word) != order:
         raise BadFree(f"pfn {pfn} was allocated with order {word_order(word)}, not {order}: free it as taken")
+    if is_claimed(&zone.z, i):
+        raise BadFree(f"pfn {pfn} was handed out by cma_alloc: give it back by cma_release")
     return i
 
 cdef list need_batch(Zone zone, pfns):

@@ -26,7 +26,7 @@ cdef enum:  # kinds
     CALL_DRAIN = 5
     CALL_RUN = 6
     CALL_OFFLINE = 7
-    CALL_ISOLATE = 8
+    CALL_SECTION = 8           # one section under the zone lock: op.section
 
 cdef enum:  # states
     W_BULK = 1                 # zone k is looked at for a bulk allocation
@@ -53,6 +53,7 @@ cdef enum:  # states
     RUN = 25                   # pages from call.i on are to be freed
     READY = 26                 # the operation is prepared
     ISOLATED = 27
+    ANSWERED = 28
     OVER = 30
 
 cdef enum:  # walks
@@ -89,7 +90,7 @@ cdef struct Call:
     idx i                      # run: next page
     idx page                   # result: the page, or 0
     int where                  # result: its zone's number
-    int got                    # result: pages obtained in bulk; isolated?
+    int got                    # result: pages obtained in bulk; isolated? of another section: its answer
 
 
 cdef inline void begin_call(Call *call, Zone *z, int kind, int at, int cpu) noexcept nogil:

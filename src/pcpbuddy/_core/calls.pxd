@@ -4,12 +4,11 @@ from libc.stdint cimport int64_t, uint32_t
 
 from .call cimport Call, bulk_op, drain_op
 from .driver cimport alloc_by_policy
-from .events cimport E_FREE, emit
 from .node cimport NodeRef, fast_flags, gfp_type, gfp_zone, next_zone, passing, preferred
 from .op cimport Op
-from .page cimport NOFRAGMENT, ORDER_SHIFT, Zone, idx, set_word, word_of, word_order
+from .page cimport NOFRAGMENT, Zone, idx
 from .request cimport (
-    begin_alloc, begin_bulk, begin_drain_zone, begin_free_run, begin_isolate, begin_offline, begin_tick, carry,
+    begin_alloc, begin_bulk, begin_drain_zone, begin_free_contig, begin_free_run, begin_isolate, begin_offline, begin_tick, carry,
     decay_high,
 )
 from .sizing cimport resize
@@ -58,13 +57,6 @@ cdef inline int bulk(Zone *z, int cpu, int n, int T, int aflags, idx *pages) noe
 
 # -- frees -------------------------------------------------------------------------------------------------------
 
-cdef inline void split_page(Zone *z, idx i) noexcept nogil:
-    """An allocation of order o becomes 2^o of order 0."""
-    cdef uint32_t word = word_of(z, i)
-    cdef idx p
-    for p in range(i, i + (1u << word_order(word))):
-        set_word(z, p, word & ~(15u << ORDER_SHIFT))
-
 cdef inline void free_run(Zone *z, int cpu, idx i, int64_t n) noexcept nogil:
     """B-94: a run of single pages, freed in the largest naturally aligned pieces; no event any more."""
     cdef Call call
@@ -72,12 +64,10 @@ cdef inline void free_run(Zone *z, int cpu, idx i, int64_t n) noexcept nogil:
     carry(&call)
 
 cdef inline void free_contig(Zone *z, int cpu, idx i, int64_t n) noexcept nogil:
-    """B-94: every page is prepared on its own first."""
-    cdef idx p
-    for p in range(i, i + <idx>n):
-        emit(z, E_FREE, cpu, p, 0, 0)
-    z.counts[cpu].pages_freed += n
-    free_run(z, cpu, i, n)
+    """B-94."""
+    cdef Call call
+    begin_free_contig(&call, z, i, n, cpu)
+    carry(&call)
 
 
 # -- drains, ticks, CPU hotplug, isolation ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from .page cimport (
     ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, HIGHATOMIC, HOLE, ISOLATE, LINKED, MARK, MARK_ALL, MOVABLE, NR_FREE,
     NR_FREE_BLOCKS, NR_FREE_CMA, NR_LISTS, NR_ORDERS, NR_STATS, NR_TYPES, ON, OWNED_HEADS, OWNED_PER_TYPE, PB,
     PB_PAGES, PCP, REMOTE, UNKNOWN, Block, Outbox, Zone, block_head, block_of, block_page, cpu_head, first_block,
-    idx, index_of, owned_head, word_of, word_order, word_type, zone_head,
+    idx, index_of, is_claimed, owned_head, word_of, word_order, word_type, zone_head,
 )
 from .remote cimport slots
 
@@ -212,10 +212,14 @@ cdef inline bint check_pages(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
                 return fail(f, 10, i, word >> CPU_SHIFT, marker)
             marker = <int>(word >> CPU_SHIFT)
         if state == ALLOC or state == HOLE or state == DEFERRED:
+            if is_claimed(z, i) and (state != ALLOC or word_order(word) or block_of(z, i).type != CMA):
+                return fail(f, 30, i, word, ALLOC)
             if state == ALLOC and block_of(z, i).type == CMA and word_type(word) not in (MOVABLE, UNKNOWN):
                 return fail(f, 27, i, word_type(word), MOVABLE)
             if not cover(z, seen, f, i, word_order(word), state):
                 return False
+        elif is_claimed(z, i):
+            return fail(f, 30, i, word, ALLOC)
         elif not seen[i - z.s.first] and start <= i < end:
             return fail(f, 1, i, word, 0)
         elif state in (BUDDY, PCP, REMOTE) and seen[i - z.s.first] != state:

@@ -5,10 +5,13 @@ Page frames are absolute pfns. ``cpu`` executes an operation; ``by`` names anoth
 where the work concerns a CPU that may be off-line. Rule numbers are those of docs/reference.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from ..config import Policy
+from ..contig import ContigResult
+
+Move = Callable[[int, int, int], bool | None]
 
 class Zone:
     """
@@ -129,6 +132,48 @@ class Zone:
         Undo an isolation (B-111). False: it was not isolated.
         """
 
+    def alloc_contig_range(
+        self, start: int, end: int, *, cma: bool = False, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult:
+        """
+        Pages [start, end), whatever is movable there moved out (B-112, CT-1 to CT-8).
+
+        cma: for a CMA allocation. move(old_pfn, new_pfn, order): moves the contents of an allocation, and notes where it
+        is from then on; False refuses, nothing said is a yes. Without it all moves are granted. The pages are
+        allocations of order 0, not movable; ``free_contig`` gives them back. A failure is no exception: the result says
+        what stood in the way. What ``move`` raises comes out after everything has been put back.
+        Raises UsageError, CpuOffline.
+        """
+
+    def cma_alloc(
+        self, count: int, align: int = 0, *, area: int = 0, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult:
+        """
+        ``count`` pages of a CMA area (numbers as in ``cma_areas``), the first pfn a multiple of 2^align (B-112, CT-9).
+
+        First fit; a busy range is given up for the next aligned position. ``cma_release`` gives it back.
+        """
+
+    def cma_release(self, pfn: int, count: int, cpu: int = 0) -> None:
+        """
+        Give back pages that ``cma_alloc`` handed out, all of a range or some. Raises UsageError for others.
+        """
+
+    def cma_areas(self) -> list[tuple[int, int]]:
+        """
+        Runs of whole CMA blocks, ascending: (first pfn, pages).
+        """
+
+    def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult:
+        """
+        Memory goes off-line: whole pageblocks, emptied as by ``alloc_contig_range``, are holes afterwards (CT-10, CT-11).
+        """
+
+    def online_pages(self, start: int, pages: int, cpu: int = 0) -> None:
+        """
+        Memory comes on-line where it was off-line: free and movable (CT-12). Raises UsageError for anything but holes.
+        """
+
     def unreserve(self, force: bool = False, migratetype: int = 1, by: int | None = None) -> bool:
         """
         Give back one high-atomic block (B-71). False: there was none to give.
@@ -227,6 +272,20 @@ class Node:
     def free_contig(self, pfn: int, n: int, cpu: int = 0) -> None: ...
     def free_batch(self, pfns: Iterable[int], cpu: int = 0) -> None: ...
     def split(self, pfn: int) -> None: ...
+    def alloc_contig_range(
+        self, start: int, end: int, *, cma: bool = False, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult:
+        """
+        Of one zone; what is moved goes to any zone of the node. So with the next four.
+        """
+
+    def cma_alloc(
+        self, count: int, align: int = 0, *, area: int = 0, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult: ...
+    def cma_release(self, pfn: int, count: int, cpu: int = 0) -> None: ...
+    def cma_areas(self) -> list[tuple[int, int]]: ...
+    def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult: ...
+    def online_pages(self, start: int, pages: int, cpu: int = 0) -> None: ...
     def drain(self, cpu: int | None = None, by: int | None = None) -> None: ...
     def tick(self, cpu: int = 0) -> None: ...
     def fold(self, cpu: int = 0) -> None: ...
@@ -315,6 +374,35 @@ class Call:
     def got(self) -> int:
         """
         Pages obtained in bulk; of an isolation, whether it was done.
+        """
+
+class Contig(Call):
+    """
+    Contiguous allocation, cma_alloc and memory hotplug, lock by lock or to the end. What nodes are: as of a Call.
+    """
+
+    @staticmethod
+    def alloc(  # type: ignore[override]
+        nodes: Node | Sequence[Node], start: int, end: int, cma: bool = False, cpu: int = 0
+    ) -> Contig: ...
+    @staticmethod
+    def cma_alloc(
+        nodes: Node | Sequence[Node], count: int, align: int = 0, area: int = 0, cpu: int = 0
+    ) -> Contig: ...
+    @staticmethod
+    def offline_pages(nodes: Node | Sequence[Node], start: int, pages: int, cpu: int = 0) -> Contig: ...
+    @staticmethod
+    def online_pages(nodes: Node | Sequence[Node], start: int, pages: int, cpu: int = 0) -> Contig: ...
+    def run(self, move: Move | None = None) -> ContigResult: ...
+    def step(self, got: bool = True, moved: bool = True) -> tuple[str, tuple[Any, ...]] | None:
+        """
+        As of a Call; also ("move", (old_pfn, new_pfn, order)): a page is to be moved, moved answers at the next step.
+        """
+
+    @property
+    def result(self) -> ContigResult:
+        """
+        When it is over.
         """
 
 class HandleReplay:

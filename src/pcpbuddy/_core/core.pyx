@@ -19,7 +19,7 @@ from .alloc cimport alloc_step, bulk_alloc_step, not_served
 from .buddy cimport visible, zone_link
 from .calls cimport (
     bulk, decay, drain_all, drain_pcp, free_contig, isolate as isolate_block, node_alloc, node_bulk, offline_cpu,
-    online_cpu, split_page, tick,
+    online_cpu, tick,
 )
 from .check cimport CHECKED, Fault, check as check_state
 from .drain cimport drain_step, flush_step, zone_step
@@ -41,12 +41,12 @@ from .page cimport (
     MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, OWNED_HEADS, OWNED_PER_TYPE, PB,
     PB_PAGES, PCP, REMOTE, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Outbox, Pcp, Policy, Ring,
     Zone as CZone, ZoneState, block_head, block_of, block_page, cpu_head, first_block, idx, index_of, owned_head,
-    pfn_of, set_block_type, set_word, word_of, word_order, word_type, zone_head,
+    pfn_of, set_block_type, set_word, split_page, word_of, word_order, word_type, zone_head,
 )
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
 from .request cimport bulk_watermark_ok, lowest_online
 from .sizing cimport (
-    default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold, zone_watermarks,
+    auto_watermarks, default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold, zone_watermarks,
 )
 from .watermark cimport watermark_ok
 
@@ -77,7 +77,6 @@ cdef class Zone:
                  int zone_index=0, str name="Normal", batch=None, high_min=None, high_max=None, stat_threshold=None,
                  watermark=None, int64_t llc_pages=512):
         cdef int c
-        cdef int64_t kbytes
         cdef ZoneState *s
         check_sizes(pages, start_pfn, cma_pages, batch, high_min, high_max, watermark, zone_index, stat_threshold)
         self.create(start_pfn, pages, cpus, find_policy(policy), name)
@@ -86,8 +85,8 @@ cdef class Zone:
         s.zone_index = zone_index
         s.boost_factor = 15000
         if watermark is None:
-            kbytes = max(default_min_free_kbytes(pages * 4), thp_min_free_kbytes(pages, 1))
-            zone_watermarks(s.watermark, pages, pages, kbytes)
+            s.auto_watermark = True
+            auto_watermarks(&self.z)
         else:
             for c in range(4):
                 s.watermark[c] = watermark[c]
@@ -240,9 +239,6 @@ cdef class Zone:
         set_word(&self.z, i, word | MOVABLE_BIT if movable else word & ~MOVABLE_BIT)
 
     def take(self, int order, int migratetype, int aflags=1, int cpu=0):
-        """
-        B-66 alone: a chunk straight from the zone lists. Raises OutOfPages.
-        """
         cdef Op op
         bad_request(self, order, migratetype, cpu)
         begin(&op, A_ZONE, False, cpu)
@@ -258,9 +254,6 @@ cdef class Zone:
         return pfn_of(&self.z, op.page)
 
     def free_direct(self, int64_t pfn, int cpu=0, bint to_tail=False):
-        """
-        B-90 alone: past the per-CPU lists, into the zone.
-        """
         cdef Op op
         cdef idx i = need_allocation(self, pfn, -1)
         need_cpu(self, cpu)
@@ -346,6 +339,24 @@ cdef class Zone:
         cdef idx i = need_block(self, pfn)
         return bool(self.zone_section(Z_UNISOLATE, i, 0, 0, executing(self, by, -1)))
 
+    def alloc_contig_range(self, start, end, **options):
+        return Node([self]).alloc_contig_range(start, end, **options)
+
+    def cma_alloc(self, count, align=0, **options):
+        return Node([self]).cma_alloc(count, align, **options)
+
+    def cma_release(self, int64_t pfn, int64_t count, int cpu=0):
+        release_claimed(self, pfn, count, cpu)
+
+    def cma_areas(self):
+        return areas_of(self)
+
+    def offline_pages(self, start, pages, **options):
+        return Node([self]).offline_pages(start, pages, **options)
+
+    def online_pages(self, start, pages, cpu=0):
+        Node([self]).online_pages(start, pages, cpu)
+
     def unreserve(self, bint force=False, int migratetype=1, by=None):
         bad_request(self, 0, migratetype, executing(self, by, -1))
         if not worth_unreserving(&self.z, force):
@@ -385,9 +396,6 @@ cdef class Zone:
 
     @property
     def meta_bytes(self):
-        """
-        Bytes of address space of the whole state: page descriptors, blocks, PCPs, counters.
-        """
         return self.z.s.size
 
     @property
@@ -399,16 +407,7 @@ cdef class Zone:
         self.z.s.flags = flags
 
     def check(self):
-        cdef Fault fault
-        cdef bint sound
-        cdef uint8_t *seen = <uint8_t *>calloc(self.z.s.nr_pages - self.z.s.first, 1)
-        if seen is NULL:
-            raise MemoryError()
-        with nogil:
-            sound = check_state(&self.z, seen, &fault)
-        c_free(seen)
-        if not sound:
-            raise Corruption(sentence(self, &fault))
+        check_zone(self)
 
     def counters(self, cpu=None):
         return counters_of(self, -1 if cpu is None else cpu)
@@ -485,6 +484,7 @@ cdef class Zone:
             "free": save_free(self),
             "deferred": save_deferred(self),
             "allocated": save_allocated(self),
+            "cma_claimed": save_claimed(self),
             "pcp": [save_pcp(self, c) for c in range(self.z.s.cpus)],
         }
 
@@ -494,4 +494,5 @@ include "looking.pxi"
 include "state.pxi"
 include "faces.pxi"
 include "suspended.pxi"
+include "contig.pxi"
 include "retrace_face.pxi"

@@ -111,6 +111,24 @@ cdef class Node:
     def split(self, int64_t pfn):
         self.zone_of(pfn).split(pfn)
 
+    def alloc_contig_range(self, int64_t start, int64_t end, *, bint cma=False, move=None, int cpu=0):
+        return Contig.alloc(self, start, end, cma, cpu).run(move)
+
+    def cma_alloc(self, int64_t count, int align=0, *, int area=0, move=None, int cpu=0):
+        return Contig.cma_alloc(self, count, align, area, cpu).run(move)
+
+    def cma_release(self, int64_t pfn, int64_t count, int cpu=0):
+        self.zone_of(pfn).cma_release(pfn, count, cpu)
+
+    def cma_areas(self):
+        return [area for zone in self.zones for area in zone.cma_areas()]
+
+    def offline_pages(self, int64_t start, int64_t pages, *, move=None, int cpu=0):
+        return Contig.offline_pages(self, start, pages, cpu).run(move)
+
+    def online_pages(self, int64_t start, int64_t pages, int cpu=0):
+        Contig.online_pages(self, start, pages, cpu).run()
+
     def drain(self, cpu=None, by=None):
         for zone in self.zones:
             zone.drain(cpu, by=by)

@@ -27,7 +27,8 @@ cdef inline void measure(ZoneState *s, int64_t start_pfn, int64_t spanned, int c
         + cpus * (align(sizeof(Pcp), 64) + align(sizeof(Remote), 64) + align(sizeof(Counts), 64))
         + align(sizeof(Outbox) * <uint64_t>cpus * s.policy.handover_targets, 64)
         + align(sizeof(Block) * (<uint64_t>BLOCK_HEADS + OWNED_HEADS * cpus + s.nr_blocks), 64)
-        + sizeof(Page) * <uint64_t>s.nr_pages
+        + align(sizeof(Page) * <uint64_t>s.nr_pages, 64)
+        + align(<uint64_t>s.nr_pages, 512) // 8
     )
 
 cdef inline void attach(Zone *z, void *memory) noexcept nogil:
@@ -47,6 +48,8 @@ cdef inline void attach(Zone *z, void *memory) noexcept nogil:
     z.block_of_page = z.block + z.s.block_bias
     p += align(sizeof(Block) * (<uint64_t>first_block(z) + z.s.nr_blocks), 64)
     z.page = <Page *>p
+    p += align(sizeof(Page) * <uint64_t>z.s.nr_pages, 64)
+    z.claimed = <uint64_t *>p
 
 cdef inline void empty_lists(Zone *z) noexcept nogil:
     cdef uint32_t h

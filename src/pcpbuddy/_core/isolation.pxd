@@ -1,33 +1,64 @@
-# Isolation of pageblocks (baseline section 14, rfc.md P-86). Zone lock.
+# Isolation of pageblocks, and what contiguous allocation does to isolated ones (baseline section 14, rfc.md P-86,
+# contiguous.md). Zone lock.
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint32_t, uint8_t
 
 from .atomic cimport store8
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
 from .ownership cimport BY_ISOLATE, disown, retype
 from .page cimport (
-    ALLOC, CMA, HOLE, ISOLATE, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STRADDLES, TYPE_SHIFT,
-    Block, Zone, block_number, block_of, block_type, idx, mergeable, set_word, word_of, word_order,
+    ALLOC, BUDDY, CMA, DEFERRED, HOLE, ISOLATE, MARK, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, PCP,
+    REMOTE, STATE_MASK, STRADDLES, TYPE_SHIFT, Block, Zone, block_number, block_of, block_type, idx, index_of,
+    mergeable, set_word, word_of, word_order,
 )
 
+cdef enum:  # what came of a contiguous range (CT-8): positions in contig.REASONS
+    OBTAINED = 0
+    BUSY_ISOLATED = 1
+    BUSY_EDGE = 2
+    BUSY_CMA = 3
+    BUSY_UNMOVABLE = 4
+    BUSY_HOLE = 5
+    BUSY_PCP = 6
+    BUSY_OWNED = 7
+    BUSY_REMOTE = 8
+    BUSY_DEFERRED = 9
+    BUSY_PINNED = 10
+    NO_TARGET = 11
+    NO_RUN = 12
 
-cdef inline bint has_unmovable(Zone *z, idx start, bint for_cma) noexcept nogil:
-    """B-110: holes and allocations that cannot be migrated; C blocks unless the caller is a CMA allocation."""
-    cdef idx p = start
-    cdef int state
-    if block_of(z, start).type == CMA and not for_cma:
-        return True
-    while p < start + PB_PAGES:
-        state = word_of(z, p) & 7
-        if state == HOLE:
-            return True
-        if state == ALLOC:
-            if not word_of(z, p) & MOVABLE_BIT:
-                return True
-            p += 1u << word_order(word_of(z, p))
+
+# -- isolation ---------------------------------------------------------------------------------------------
+
+cdef inline int unmovable_page(Zone *z, idx *page) noexcept nogil:
+    """B-110: the first page of the block that cannot be migrated: a hole, or in an allocation."""
+    cdef idx end = page[0] + PB_PAGES
+    cdef uint32_t word = word_of(z, page[0] & ~((<idx>1 << MAX_ORDER) - 1))
+    if (word & STATE_MASK) == ALLOC and word_order(word) == MAX_ORDER:     # the block is half of it, or all of it
+        return 0 if word & MOVABLE_BIT else BUSY_UNMOVABLE
+    while page[0] < end:
+        word = word_of(z, page[0])
+        if (word & STATE_MASK) == HOLE:
+            return BUSY_HOLE
+        if (word & STATE_MASK) == ALLOC:
+            if not word & MOVABLE_BIT:
+                return BUSY_UNMOVABLE
+            page[0] += 1u << word_order(word)
         else:
-            p += 1
-    return False
+            page[0] += 1
+    return 0
+
+cdef inline int obstacle(Zone *z, bint for_cma, bint check, idx *page) noexcept nogil:
+    """CT-2: why the block that begins at page must not be isolated, and at which page; 0: it may be."""
+    cdef Block *b = block_of(z, page[0])
+    if b.eff == ISOLATE:
+        return BUSY_ISOLATED
+    if b.flags & STRADDLES:
+        page[0] = max(page[0], index_of(z, z.s.start_pfn))
+        return BUSY_EDGE
+    if not check or b.type == CMA and for_cma:
+        return 0
+    return BUSY_CMA if b.type == CMA else unmovable_page(z, page)
 
 cdef inline void set_isolated(Zone *z, int cpu, idx start, bint isolate) noexcept nogil:
     """The free chunks of a block from or to the isolate lists; a chunk that is larger than the block is cut (B-110)."""
@@ -44,16 +75,17 @@ cdef inline void set_isolated(Zone *z, int cpu, idx start, bint isolate) noexcep
         move_block(z, cpu, start, before, after)
         store8(&b.eff, <uint8_t>after)
 
-cdef inline bint isolate_block(Zone *z, int cpu, idx i, bint for_cma, bint check) noexcept nogil:
-    """B-110. T7: an isolated block is nobody's."""
-    cdef idx start = i & ~(<idx>PB_PAGES - 1)
-    cdef Block *b = block_of(z, start)
-    if b.eff == ISOLATE or b.flags & STRADDLES or check and has_unmovable(z, start, for_cma):
-        return False
-    disown(z, block_number(z, start), BY_ISOLATE)
-    set_isolated(z, cpu, start, True)
-    z.s.nr_isolate_pageblock += 1
-    return True
+cdef inline int isolate_block(Zone *z, int cpu, idx *page, bint for_cma, bint check) noexcept nogil:
+    """B-110 of page's block. T7: an isolated block is nobody's. Returns 0, or what stood in the way, and at which page."""
+    cdef idx start = page[0] & ~(<idx>PB_PAGES - 1)
+    cdef int reason
+    page[0] = start
+    reason = obstacle(z, for_cma, check, page)
+    if not reason:
+        disown(z, block_number(z, start), BY_ISOLATE)
+        set_isolated(z, cpu, start, True)
+        z.s.nr_isolate_pageblock += 1
+    return reason
 
 cdef inline bint unisolate_block(Zone *z, int cpu, idx i) noexcept nogil:
     """B-111: a whole free block may merge with its buddy; else its chunks go back, unmerged."""
@@ -71,6 +103,54 @@ cdef inline bint unisolate_block(Zone *z, int cpu, idx i) noexcept nogil:
         set_isolated(z, cpu, start, False)
     z.s.nr_isolate_pageblock -= 1
     return True
+
+
+# -- isolated blocks ------------------------------------------------------------------------------------------
+
+cdef inline idx head_of(Zone *z, idx p) noexcept nogil:
+    """The head of the chunk, entry or allocation that page p lies in; 0: of none that is aligned."""
+    cdef int o
+    cdef idx i
+    for o in range(MAX_ORDER + 1):
+        i = p & ~((<idx>1 << o) - 1)
+        if word_of(z, i) & STATE_MASK and word_order(word_of(z, i)) >= o or o >= PB and block_of(z, i).order >= o:
+            return i
+    return 0
+
+cdef inline int free_order(Zone *z, idx i) noexcept nogil:
+    """The order of the chunk on the zone's lists that begins at page i; -1: none does."""
+    if (word_of(z, i) & STATE_MASK) == BUDDY:
+        return word_order(word_of(z, i))
+    return block_of(z, i).order if not i & (PB_PAGES - 1) and block_of(z, i).order else -1
+
+cdef inline int what_holds(Zone *z, idx p) noexcept nogil:
+    """CT-8: where page p is that is not free in the zone."""
+    cdef idx i = head_of(z, p)
+    cdef uint32_t word = word_of(z, i) if i else 0
+    cdef int state = word & STATE_MASK
+    if state == PCP:
+        return BUSY_OWNED if word & MARK else BUSY_PCP
+    if state == REMOTE:
+        return BUSY_REMOTE
+    if state == DEFERRED:
+        return BUSY_DEFERRED
+    return BUSY_HOLE if state == HOLE else BUSY_PINNED
+
+cdef inline int test_isolated(Zone *z, idx *page, int n) noexcept nogil:
+    """
+    CT-5: n pages from page on are free. Returns 0, and the head of the first chunk; else what holds the first that
+    is not, and that page.
+    """
+    cdef idx first = head_of(z, page[0])
+    cdef idx end = page[0] + <idx>n
+    cdef idx i
+    while page[0] < end:
+        i = head_of(z, page[0])
+        if not i or free_order(z, i) < 0:
+            return what_holds(z, page[0])
+        page[0] = i + (1u << free_order(z, i))
+    page[0] = first
+    return 0
 
 cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
     """
@@ -91,3 +171,13 @@ cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
             if T != MOVABLE:
                 retype(z, p, MOVABLE)
         p += PB_PAGES
+
+cdef inline idx capture(Zone *z, int cpu, idx i, int n) noexcept nogil:
+    """CT-6: of n pages, all free, from i on the chunks that begin in i's block. Returns where they end."""
+    cdef idx end = min(i + <idx>n, (i | (PB_PAGES - 1)) + 1)
+    cdef int o
+    while i < end:
+        o = free_order(z, i)
+        take_free(z, cpu, i, o)
+        i += 1u << o
+    return i

@@ -24,6 +24,7 @@ cdef dict RULES = {
     20: "no two free buddies of one block stay unmerged",
     26: "pages in CMA blocks are counted",
     27: "only movable requests get CMA pages",
+    30: "what cma_alloc handed out is allocated page by page in CMA blocks",
 }
 
 
@@ -83,6 +84,31 @@ cdef str describe(CZone *z, idx i):
             return "in the interior of a chunk that is free in the zone"
     return STATES[state]
 
+cdef list runs(pieces):
+    """(pfn, pages), ascending: what lies side by side as one."""
+    out = []
+    start = pages = 0
+    for pfn, more in pieces:
+        if pages and start + pages == pfn:
+            pages += more
+            continue
+        if pages:
+            out.append((start, pages))
+        start, pages = pfn, more
+    return [*out, (start, pages)] if pages else out
+
+cdef check_zone(Zone zone):
+    cdef Fault fault
+    cdef bint sound
+    cdef uint8_t *seen = <uint8_t *>calloc(zone.z.s.nr_pages - zone.z.s.first, 1)
+    if seen is NULL:
+        raise MemoryError()
+    with nogil:
+        sound = check_state(&zone.z, seen, &fault)
+    c_free(seen)
+    if not sound:
+        raise Corruption(sentence(zone, &fault))
+
 cdef str sentence(Zone zone, Fault *fault):
     cdef CZone *z = &zone.z
     where = f"zone {zone.name}"
@@ -108,6 +134,7 @@ cdef dict counters_of(Zone zone, int cpu):
             for k in range(sizeof(Counts) // 8):
                 sum_[k] += one[k]
     return {
+        **contig_counters(&total),
         "allocs": total.allocs,
         "allocs_failed": total.allocs_failed,
         "allocs_from_pcp": total.allocs - total.allocs_locked,
@@ -148,6 +175,15 @@ cdef dict counters_of(Zone zone, int cpu):
         "remote_over_bound": total.remote_over_bound,
         "absorbs": total.absorbs,
         "absorbed_pages": total.absorbed_pages,
+    }
+
+cdef dict contig_counters(Counts *total):
+    """CT-8."""
+    return {
+        **{f"contig_{reason or 'ok'}": total.contig[k] for k, reason in enumerate(CONTIG_REASONS)},
+        "contig_pages": total.contig_pages,
+        "pages_migrated": total.pages_migrated,
+        "migrations_refused": total.migrations_refused,
     }
 
 cdef dict census_of(Zone zone):

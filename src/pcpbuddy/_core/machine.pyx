@@ -16,7 +16,7 @@ from .alloc cimport alloc_step, bulk_alloc_step
 from .buddy cimport visible
 from .cache cimport STAMP_BITS, STAMP_MASK, STAMP_SHIFT, Caches, Toucher
 from .call cimport OVER
-from .calls cimport online_cpu, split_page
+from .calls cimport online_cpu
 from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport NO_LOCKS, SPIN, perform
 from .free cimport free_step
@@ -29,8 +29,8 @@ from .op cimport (
 )
 from .page cimport (
     ALLOC, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE, NR_FREE_CMA,
-    NR_ORDERS, RECLAIM_ACTIVE, Counts, Zone as CZone, Zone, ZoneState, first_block, idx, index_of, pfn_of, word_of,
-    word_order,
+    NR_ORDERS, RECLAIM_ACTIVE, Counts, Zone as CZone, Zone, ZoneState, first_block, idx, index_of, pfn_of,
+    split_page, word_of, word_order,
 )
 from .replay cimport (
     H_BIAS, H_FAILED, H_UNKNOWN, R_ALLOC, R_BULK, R_BULK_MORE, R_FOLD, R_FREE, R_ISOLATE, R_OFFLINE, R_ONLINE, R_TICK,

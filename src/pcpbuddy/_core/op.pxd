@@ -89,6 +89,8 @@ cdef enum:  # op.section of a Z_ operation
     Z_UNISOLATE = 1
     Z_UNRESERVE = 2
     Z_DISOWN = 3
+    Z_TEST = 4
+    Z_CAPTURE = 5
 
     GROUP = 31                 # folio batch (B-91)
 
@@ -109,8 +111,8 @@ cdef struct Op:
     uint8_t phase              # A, B: of the refill
     uint16_t owner             # X: whose outboxes
     uint32_t aflags
-    idx page                   # A: the page, or 0. F, Z: the page
-    int n                      # D, F: pages still to drain
+    idx page                   # A: the page, or 0. F, Z: the page; Z: answered with the page that an answer is about
+    int n                      # D, F: pages still to drain. Z: pages of the range
     int start                  # D, F: where the drain starts: list (index) or type
     int nr                     # F, B: pages in `pages`
     int k                      # F: next page; B: pages obtained

@@ -5,6 +5,7 @@
 # untouched; dead fields are zeroed.
 #
 #   ZoneState | Pcp[cpus] | Remote[cpus] | Counts[cpus] | Outbox[cpus][..] | Block[heads + blocks] | Page[first + pages]
+#   | a bit per page: handed out by cma_alloc
 #
 # The page array begins with the heads of all lists of smaller chunks ("first" entries,
 # a multiple of 1024), so every list is circular, and unlinking needs no branch. A page
@@ -249,6 +250,10 @@ cdef struct Counts:            # written by their CPU only
     uint64_t absorbs
     uint64_t absorbed_pages
     uint64_t cma_by_phase[16]  # [phase][the 50 % rule said CMA][page is CMA]
+    uint64_t contig[13]        # contiguous ranges tried, by what came of it: isolation.pxd
+    uint64_t contig_pages
+    uint64_t pages_migrated
+    uint64_t migrations_refused
     uint64_t walk_lengths[64]
 
 cdef struct ZoneState:
@@ -281,6 +286,8 @@ cdef struct ZoneState:
     uint32_t deferred          # B-92 stack, singly linked through next
     uint8_t auto_sizing
     uint8_t auto_threshold
+    uint8_t auto_watermark
+    uint8_t pcp_disabled       # B-106: memory goes off-line
     Policy policy
 
 cdef struct Event:             # 24 bytes
@@ -326,6 +333,7 @@ cdef struct Zone:              # where the parts of a zone are mapped in this pr
     Block *block               # list heads, then the records of the zone's pageblocks
     Block *block_of_page       # the same, shifted: the record of page i is block_of_page[i >> 9]
     Page *page
+    uint64_t *claimed          # a bit per page: handed out by cma_alloc (CT-9). Guarded by the area's mutex
     Ring *ring                 # NULL: no events wanted
     uint64_t fail              # Zone driver: bit k set = the k-th trylock from here fails
     Told *told                 # NULL but in a replay against a recording
@@ -344,6 +352,13 @@ cdef inline void set_word(Zone *z, idx i, uint32_t word) noexcept nogil:
 
 cdef inline int word_order(uint32_t word) noexcept nogil:
     return (word >> ORDER_SHIFT) & 15
+
+cdef inline void split_page(Zone *z, idx i) noexcept nogil:
+    """An allocation of order o becomes 2^o of order 0."""
+    cdef uint32_t word = word_of(z, i)
+    cdef idx p
+    for p in range(i, i + (1u << word_order(word))):
+        set_word(z, p, word & ~(15u << ORDER_SHIFT))
 
 cdef inline int word_type(uint32_t word) noexcept nogil:
     return (word >> TYPE_SHIFT) & 7
@@ -371,6 +386,20 @@ cdef inline void set_block_type(Block *b, int T) noexcept nogil:
 
 cdef inline bint mergeable(int T) noexcept nogil:
     return T < HIGHATOMIC
+
+
+# -- pages that cma_alloc handed out ---------------------------------------------------------------
+
+cdef inline bint is_claimed(Zone *z, idx i) noexcept nogil:
+    return z.claimed[i >> 6] >> (i & 63) & 1
+
+cdef inline void set_claimed(Zone *z, idx i, int64_t n, bint claimed) noexcept nogil:
+    cdef idx p
+    for p in range(i, i + <idx>n):
+        if claimed:
+            z.claimed[p >> 6] |= <uint64_t>1 << (p & 63)
+        else:
+            z.claimed[p >> 6] &= ~(<uint64_t>1 << (p & 63))
 
 
 # -- lists of pages: circular, the head is an entry of the same array -----------------------------

@@ -3,13 +3,15 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from .atomic cimport unlikely
-from .calls cimport free_run, isolate, node_alloc, node_bulk, offline_cpu, online_cpu, split_page, tick
+from .calls cimport free_run, isolate, node_alloc, node_bulk, offline_cpu, online_cpu, tick
 from .driver cimport begin, free_by_policy
 from .events cimport E_FREE, emit
 from .init cimport fold
 from .node cimport NodeRef, gfp_type, node_zone_of
 from .op cimport Z_START, Z_UNISOLATE, Op
-from .page cimport ALLOC, HEAD_MASK, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, word_of, word_order
+from .page cimport (
+    ALLOC, HEAD_MASK, MOVABLE, MOVABLE_BIT, Zone, idx, index_of, pfn_of, set_word, split_page, word_of, word_order,
+)
 
 cdef enum:  # op numbers: requests.py
     R_ALLOC = 0

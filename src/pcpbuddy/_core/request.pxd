@@ -8,18 +8,22 @@ from .alloc cimport not_served
 from .atomic cimport fence, release32, store8
 from .buddy cimport visible
 from .call cimport (
-    AGAIN, CALL_ALLOC, CALL_BATCH, CALL_BULK, CALL_DRAIN, CALL_FREE, CALL_ISOLATE, CALL_OFFLINE, CALL_RUN, CALL_TICK,
-    FAST, ISOLATED, LAST, O_DRAIN, O_FOLD, O_RESIZE, O_START, OVER, READY, RUN, SLOW, S_DRAIN, S_FLUSH, T_ABSORB,
+    AGAIN, ANSWERED, CALL_ALLOC, CALL_BATCH, CALL_BULK, CALL_DRAIN, CALL_FREE, CALL_OFFLINE, CALL_RUN, CALL_SECTION,
+    CALL_TICK, FAST, ISOLATED, LAST, O_DRAIN, O_FOLD, O_RESIZE, O_START, OVER, READY, RUN, SLOW, S_DRAIN, S_FLUSH, T_ABSORB,
     T_DECAY, T_EXPIRE, T_START, W_BULK, W_BULK_TRIED, W_DRAINED, W_TRIED, W_UNRESERVE, W_UNRESERVED, W_ZONE, Call,
     begin_call, bulk_op, drain_everything, drain_op, flush_op, free_op, sweep, zone_op,
 )
 from .driver cimport begin
+from .events cimport E_FREE, emit
 from .fallback cimport worth_unreserving
 from .init cimport fold
+from .isolation cimport OBTAINED
 from .node cimport (
     GFP_DIRECT_RECLAIM, NodeRef, fast_flags, gfp_type, gfp_zone, next_zone, passing, preferred, slow_flags,
 )
-from .op cimport A_START, OP_ALL, OP_BATCH, OP_ONE_HOLD, OP_PREPARED, Z_DISOWN, Z_ISOLATE, Z_UNRESERVE
+from .op cimport (
+    A_START, F_DIRECT, OP_ALL, OP_BATCH, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Z_DISOWN, Z_ISOLATE, Z_UNRESERVE,
+)
 from .page cimport (
     ALLOC, MAX_ORDER, MOVABLE, NOFRAGMENT, NR_FREE, ORDER_SHIFT, SCALE_MAX, USE_CMA, WMARK_LOW, Pcp, Zone, idx, pfn_of,
     set_word,
@@ -323,9 +327,12 @@ cdef inline Zone *next_op(Call *call) noexcept nogil:
         elif call.at == READY:
             call.at = call.then
             return call.zone
-        else:                              # ISOLATED: what waits in outboxes is handed over (P-46b)
+        elif call.at == ANSWERED:
             call.at = OVER
             call.got = call.op.result
+        else:                              # ISOLATED: what waits in outboxes is handed over (P-46b)
+            call.at = OVER
+            call.got = call.op.result == OBTAINED
             if call.got:
                 sweep(call, &call.zone, 1, False, OVER)
     return z
@@ -382,6 +389,14 @@ cdef inline void begin_free_run(Call *call, Zone *z, idx i, int64_t n, int cpu) 
     call.i = i
     call.n = n
 
+cdef inline void begin_free_contig(Call *call, Zone *z, idx i, int64_t n, int cpu) noexcept nogil:
+    """B-94: every page is prepared on its own first."""
+    cdef idx p
+    for p in range(i, i + <idx>n):
+        emit(z, E_FREE, cpu, p, 0, 0)
+    z.counts[cpu].pages_freed += n
+    begin_free_run(call, z, i, n, cpu)
+
 cdef inline void begin_tick(Call *call, Zone *z, int cpu) noexcept nogil:
     """B-101 to B-103."""
     begin_call(call, z, CALL_TICK, T_START, cpu)
@@ -403,8 +418,20 @@ cdef inline void begin_offline(Call *call, Zone *z, int target, int cpu) noexcep
 
 cdef inline void begin_isolate(Call *call, Zone *z, idx i, int flags, int cpu) noexcept nogil:
     """B-110. flags: 1 for a CMA allocation, 2 with the check. Result: got."""
-    begin_call(call, z, CALL_ISOLATE, READY, cpu)
+    begin_section(call, z, Z_ISOLATE, i, cpu)
     call.then = ISOLATED
-    zone_op(&call.op, cpu, Z_ISOLATE)
-    call.op.page = i
     call.op.flags = <uint8_t>flags
+
+cdef inline void begin_section(Call *call, Zone *z, int section, idx i, int cpu) noexcept nogil:
+    """One zone-lock hold. Results: got, its answer; op.page, the page that it is about."""
+    begin_call(call, z, CALL_SECTION, READY, cpu)
+    call.then = ANSWERED
+    zone_op(&call.op, cpu, section)
+    call.op.page = i
+
+cdef inline void begin_direct(Call *call, Zone *z, idx i, int cpu) noexcept nogil:
+    """B-97: a page that has no user yet, to the tail."""
+    begin_call(call, z, CALL_FREE, READY, cpu)
+    free_op(&call.op, cpu, i, OP_PREPARED | OP_TAIL)
+    call.op.at = F_DIRECT
+    call.op.end = 1

@@ -93,4 +93,4 @@ cdef void on_block_isolate(Retrace *r, Row *row) noexcept nogil:
     else:
         if is_free_chunk(z, big, MAX_ORDER):
             r.halved = pfn_of(z, big) + 1
-        isolate_section(z, row.cpu, i, True, False)
+        isolate_section(z, row.cpu, &i, True, False)

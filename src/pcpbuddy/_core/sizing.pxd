@@ -63,7 +63,6 @@ cdef inline void resize(Zone *z) noexcept nogil:
     cdef int batch = pcp_batch(z.s.managed)
     cdef int high_min = <int>pcp_high(z.s.managed, z.s.watermark[1] + z.s.watermark_boost, 0, cpus, batch)
     cdef int high_max = <int>pcp_high(z.s.managed, 0, 8, cpus, batch)
-    cdef int c
     if z.s.auto_threshold:
         z.s.stat_threshold = threshold(z.s.managed, cpus)
     if not z.s.auto_sizing:
@@ -73,7 +72,33 @@ cdef inline void resize(Zone *z) noexcept nogil:
     z.s.pageset[0] = high_min
     z.s.pageset[1] = high_max
     z.s.pageset[2] = batch
+    if not z.s.pcp_disabled:
+        set_pagesets(z, high_min, high_max, batch)
+
+cdef inline void set_pagesets(Zone *z, int high_min, int high_max, int batch) noexcept nogil:
+    cdef int c
     for c in range(z.s.cpus):
         z.pcp[c].high_min = high_min
         z.pcp[c].high_max = high_max
         z.pcp[c].batch = batch
+
+cdef inline void disable_pcps(Zone *z) noexcept nogil:
+    """B-106, CT-10: a refill is one entry, and each free is drained at once. What is in the PCPs is the caller's."""
+    z.s.pcp_disabled = True
+    set_pagesets(z, 0, 0, 1)
+
+cdef inline void enable_pcps(Zone *z) noexcept nogil:
+    z.s.pcp_disabled = False
+    set_pagesets(z, z.s.pageset[0], z.s.pageset[1], z.s.pageset[2])
+
+cdef inline void auto_watermarks(Zone *z) noexcept nogil:
+    """B-20 for a zone that is the only one of its node."""
+    cdef int64_t kbytes = max(default_min_free_kbytes(z.s.managed * 4), thp_min_free_kbytes(z.s.managed, 1))
+    zone_watermarks(z.s.watermark, z.s.managed, z.s.managed, kbytes)
+
+cdef inline void managed_changed(Zone *z, int64_t pages) noexcept nogil:
+    """Memory came or went (CT-11, CT-12): watermarks, limits and thresholds follow, where they were not given."""
+    z.s.managed += pages
+    if z.s.auto_watermark:
+        auto_watermarks(z)
+    resize(z)

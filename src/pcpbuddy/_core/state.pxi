@@ -53,6 +53,7 @@ cdef load_zone(Zone zone, state):
         s.stat[k] = state["stat"][k]
     s.auto_sizing = state["auto_sizing"]
     s.auto_threshold = state["auto_threshold"]
+    s.auto_watermark = state.get("auto_watermark", False)
     s.boost_factor = state["boost_factor"]
     s.stat_threshold = state["stat_threshold"]
 
@@ -97,6 +98,8 @@ cdef load_pages(Zone zone, state):
         i = clear(zone, pfn, order)
         o = order
         set_word(z, i, ALLOC | o << ORDER_SHIFT | <int>type << TYPE_SHIFT | (MOVABLE_BIT if movable else 0))
+    for pfn, pages in state.get("cma_claimed", []):
+        set_claimed(z, index_of(z, pfn), pages, True)
 
 cdef idx clear(Zone zone, int64_t pfn, int order) except 0:
     """The pages of a chunk are no holes any more."""
@@ -212,6 +215,7 @@ cdef save_zone(Zone zone):
         "pageset": [s.pageset[k] for k in range(3)],
         "auto_sizing": bool(s.auto_sizing),
         "auto_threshold": bool(s.auto_threshold),
+        "auto_watermark": bool(s.auto_watermark),
         "boost_factor": s.boost_factor,
         "stat": [s.stat[k] for k in range(3)],
         "stat_threshold": s.stat_threshold,
@@ -254,6 +258,12 @@ cdef save_deferred(Zone zone):
         out.append((pfn_of(&zone.z, i), word_order(word_of(&zone.z, i))))
         i = zone.z.page[i].next
     return out
+
+cdef save_claimed(Zone zone):
+    """What cma_alloc handed out: runs of [pfn, pages], ascending."""
+    cdef CZone *z = &zone.z
+    cdef idx i
+    return [list(run) for run in runs([(pfn_of(z, i), 1) for i in range(z.s.first, z.s.nr_pages) if is_claimed(z, i)])]
 
 cdef save_allocated(Zone zone):
     cdef CZone *z = &zone.z

@@ -88,6 +88,7 @@ cdef class Call:
         if not 1 <= len(nodes) <= MAX_NODES:
             raise ConfigError(f"{len(nodes)} nodes: expected 1..{MAX_NODES}")
         self.zones = []
+        self.ref.nr = 0
         for nid in range(len(nodes) - 1, -1, -1):
             node = nodes[nid]
             if node.cpus != (<Node>nodes[0]).cpus:
@@ -203,21 +204,25 @@ cdef class Call:
         return self
 
     def step(self, bint got=True):
+        return self.on(&self.call, got)
+
+    cdef on(self, CCall *call, bint got):
+        """The call to its next lock action, or None: it is over."""
         cdef int action = DONE
         cdef int k = 0
-        self.call.op.got = got
+        call.op.got = got
         while action == DONE:
             if self.z is NULL:
-                self.z = apart(next_op, &self.call)
+                self.z = apart(next_op, call)
             if self.z is NULL:
                 return None
-            action = step(self.z, &self.call.op)
+            action = step(self.z, &call.op)
             if action == DONE:
                 self.z = NULL
         while self.ref.zones[k] != self.z:
             k += 1
         verb, kind = ACTIONS[action]
-        return verb, ("zone", self.zones[k]) if kind == "zone" else ("pcp", self.zones[k], self.call.op.target)
+        return verb, ("zone", self.zones[k]) if kind == "zone" else ("pcp", self.zones[k], call.op.target)
 
     @property
     def pfns(self):

@@ -1,0 +1,165 @@
+# Contig: contiguous allocation, cma_alloc and memory hotplug, to the end or lock by lock. Included by core.pyx.
+
+from ..contig import CONTIG_REASONS, ContigResult
+
+from .contig cimport (
+    FOR_CMA, GIVE_UP, G_CALL, G_MOVE, G_OVER, G_RANGE, MOVED, REFUSED, Contig as CContig, begin_alloc_contig,
+    begin_cma_alloc, begin_offline_pages, begin_online_pages, contig_next,
+)
+from .page cimport is_claimed, set_claimed
+from .request cimport carry
+
+cdef int MAX_ALIGN = 20
+
+
+cdef list areas_of(Zone zone):
+    """CT-9: runs of whole C blocks, ascending: (pfn, pages)."""
+    cdef CZone *z = &zone.z
+    cdef uint32_t n
+    return runs([(pfn_of(z, block_page(z, n)), PB_PAGES)
+                 for n in range(first_block(z), first_block(z) + z.s.nr_blocks) if z.block[n].type == CMA])
+
+cdef bint agreed(answer):
+    """What a move callback said; nothing said is a yes."""
+    return answer is None or bool(answer)
+
+cdef class Contig(Call):
+    cdef CContig g
+    cdef bint calling          # g.call is under way, lock by lock
+    cdef int asked
+    cdef list tried
+    cdef Zone zone
+
+    cdef Zone in_zone(self, nodes, int64_t start, int64_t end, int cpu):
+        """The zone that has pages [start, end)."""
+        cdef int k
+        self.tried = []
+        self.look(nodes, cpu)
+        k = node_zone_of(&self.ref, start)
+        self.zone = self.zones[max(k, 0)]
+        if k < 0 or start >= end or end > self.zone.start_pfn + self.zone.pages:
+            raise UsageError(f"pages {start}..{end - 1}: expected one or more, all in one of the zones "
+                             f"{[zone.name for zone in self.zones]}")
+        return self.zone
+
+    @staticmethod
+    def alloc(nodes, int64_t start, int64_t end, bint cma=False, int cpu=0):
+        cdef Contig self = Contig.__new__(Contig)
+        cdef CZone *z = &self.in_zone(nodes, start, end, cpu).z
+        begin_alloc_contig(&self.g, &self.ref, z, index_of(z, start), index_of(z, end), FOR_CMA if cma else 0, cpu)
+        return self
+
+    @staticmethod
+    def cma_alloc(nodes, int64_t count, int align=0, int area=0, int cpu=0):
+        cdef Contig self = Contig.__new__(Contig)
+        cdef CZone *z
+        self.look(nodes, cpu)
+        areas = [one for zone in self.zones for one in areas_of(zone)]
+        if not 0 <= area < len(areas):
+            raise UsageError(f"CMA area {area}: there are {len(areas)}" if areas else "there is no CMA area")
+        if count < 1 or not 0 <= align <= MAX_ALIGN:
+            raise UsageError(f"{count} pages aligned to order {align}: expected 1 or more, and 0..{MAX_ALIGN}")
+        pfn, pages = areas[area]
+        z = &self.in_zone(nodes, pfn, pfn + pages, cpu).z
+        begin_cma_alloc(&self.g, &self.ref, z, index_of(z, pfn), index_of(z, pfn + pages), count, align, cpu)
+        return self
+
+    @staticmethod
+    def offline_pages(nodes, int64_t start, int64_t pages, int cpu=0):
+        cdef Contig self = Contig.__new__(Contig)
+        cdef CZone *z = &self.whole_blocks(nodes, start, pages, cpu).z
+        begin_offline_pages(&self.g, &self.ref, z, index_of(z, start), index_of(z, start + pages), cpu)
+        return self
+
+    @staticmethod
+    def online_pages(nodes, int64_t start, int64_t pages, int cpu=0):
+        cdef Contig self = Contig.__new__(Contig)
+        cdef CZone *z = &self.whole_blocks(nodes, start, pages, cpu).z
+        cdef idx i
+        for i in range(index_of(z, start), index_of(z, start + pages)):
+            if (word_of(z, i) & 7) != HOLE:
+                raise UsageError(f"pfn {pfn_of(z, i)} is {describe(z, i)}: only memory that is off-line comes on-line")
+        begin_online_pages(&self.g, z, index_of(z, start), index_of(z, start + pages), cpu)
+        return self
+
+    cdef Zone whole_blocks(self, nodes, int64_t start, int64_t pages, int cpu):
+        self.in_zone(nodes, start, start + pages, cpu)
+        if start % PB_PAGES or pages % PB_PAGES:
+            raise UsageError(f"{pages} pages from pfn {start}: expected whole pageblocks of {PB_PAGES}")
+        return self.zone
+
+    cdef bint ask(self):
+        """On to what is asked for next; False: it is over."""
+        self.asked = contig_next(&self.g)
+        if self.asked == G_RANGE:
+            self.tried.append((pfn_of(&self.zone.z, self.g.start), pfn_of(&self.zone.z, self.g.end),
+                               CONTIG_REASONS[self.g.reason], self.busy()))
+        return self.asked != G_OVER
+
+    cdef busy(self):
+        return pfn_of(&self.zone.z, self.g.busy) if self.g.reason and self.g.busy else None
+
+    cdef tuple move(self):
+        """What G_MOVE is about: (old pfn, new pfn, order)."""
+        return (
+            pfn_of(&self.zone.z, self.g.old), pfn_of(self.g.to, self.g.target), word_order(word_of(self.g.to, self.g.target))
+        )
+
+    def run(self, move=None):
+        """To the end, on one thread. move(old_pfn, new_pfn, order): False refuses."""
+        error = None
+        while self.ask():
+            if self.asked == G_CALL:
+                carry(&self.g.call)
+            elif self.asked == G_MOVE:
+                try:
+                    self.g.moved = MOVED if move is None or agreed(move(*self.move())) else REFUSED
+                except BaseException as raised:    # everything is put back, then it goes on its way
+                    error = raised
+                    self.g.moved = GIVE_UP
+                    self.g.area_end = self.g.area
+        for zone in self.zones:
+            (<Zone>zone).done()
+        if error is not None:
+            raise error
+        return self.result
+
+    def step(self, bint got=True, bint moved=True):
+        """As of a Call; also ("move", (old_pfn, new_pfn, order)), which the next step answers."""
+        if self.asked == G_MOVE:
+            self.g.moved = MOVED if moved else REFUSED
+        while True:
+            if self.calling:
+                action = self.on(&self.g.call, got)
+                if action is not None:
+                    return action
+                self.calling = False
+            if not self.ask():
+                return None
+            if self.asked == G_MOVE:
+                return "move", self.move()
+            self.calling = self.asked == G_CALL
+
+    @property
+    def result(self):
+        cdef CZone *z = &self.zone.z
+        return ContigResult(
+            None if self.g.reason else pfn_of(z, self.g.start), CONTIG_REASONS[self.g.reason], self.busy(),
+            self.g.migrated, self.g.refusals, tuple(self.tried),
+        )
+
+
+cdef release_claimed(Zone zone, int64_t pfn, int64_t count, int cpu):
+    """cma_release: B-94, then the bits."""
+    cdef int64_t p
+    cdef idx i
+    need_cpu(zone, cpu)
+    if count < 1:
+        raise UsageError(f"{count} pages: expected 1 or more")
+    for p in range(pfn, pfn + count):
+        if not is_claimed(&zone.z, need_block(zone, p)):
+            raise UsageError(f"pfn {p} is not handed out by cma_alloc: it is {describe(&zone.z, index_of(&zone.z, p))}")
+    i = index_of(&zone.z, pfn)
+    free_contig(&zone.z, cpu, i, count)
+    set_claimed(&zone.z, i, count, False)
+    zone.done()
