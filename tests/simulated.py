@@ -6,12 +6,13 @@ import numpy as np
 
 from pcpbuddy import Node, Zone
 from pcpbuddy._core import Call, core, machine
+from pcpbuddy._core.core import Contig
 from pcpbuddy.costs import MEANINGS
 from pcpbuddy.names import ZONE_RECLAIM_ACTIVE
 from pcpbuddy.workload.program import Program
 
 CPU_TIMES = ("user", "allocator", "zone_wait", "pcp_wait", "user_lock_wait", "sleep", "interrupt", "done")
-CALLS = ("alloc", "free", "free_batch", "bulk", "tick", "drain", "other")
+CALLS = ("alloc", "free", "free_batch", "bulk", "tick", "drain", "other", "contig")
 ZONE_SECTIONS = ("refill", "direct_alloc", "direct_free", "drain", "other")
 PCP_SECTIONS = ("alloc", "free_local", "free_remote", "drain_local", "drain_remote")
 KINDS = {"DMA": 0, "DMA32": 1, "Normal": 2, "Movable": 3}
@@ -19,6 +20,7 @@ LOG_ROW = np.dtype(
     [("slot", "u4"), ("what", "u2"), ("bits", "u2"), ("zone", "u4"), ("gfp", "u4"), ("nr", "u4"), ("pfn", "u4")]
 )
 (STEP, ALLOC, FREE, BATCH, BULK, TICK, DRAIN, RUN, ISOLATE, UNISOLATE, OFFLINE) = range(11)
+CMA_ALLOC, CMA_RELEASE, OFFLINE_MEMORY, ONLINE_MEMORY = range(11, 15)
 ONLINE, MOVABLE, SPLIT, RECLAIM, FOLD = range(16, 21)
 
 
@@ -158,6 +160,7 @@ class Replayed:
         # As a node sees them: its own first, then the next, and round.
         self.seen = [[nodes[(node + k) % nr] for k in range(nr) if (node + k) % nr in nodes] for node in range(nr)]
         self.calls = {}
+        self.contigs = {}
         self.steps = 0
 
     def nodes_of(self, cpu):
@@ -171,20 +174,32 @@ class Replayed:
             slot, what = row["slot"], row["what"]
             if what == STEP:
                 self.steps += 1
-                self.calls[slot].step(bool(row["bits"]))
+                self.step(slot, bool(row["bits"]))
             elif what < ONLINE:
                 pfns = rows["pfn"][k : k + row["nr"]].tolist() if what == BATCH else [row["pfn"]]
                 self.calls[slot] = self.begin(slot // 2, row, pfns)
-                self.calls[slot].step()
+                self.step(slot, True)
                 k += len(pfns) - 1
             else:
                 self.change(slot // 2, row)
             k += 1
         return self
 
+    def step(self, slot, got):
+        """
+        The call of that slot: a tick may come between two calls of a contiguous allocation, which then goes on.
+        """
+        if self.calls[slot] is None:
+            self.calls[slot] = self.contigs[slot]
+        if self.calls[slot].step(got) is None:
+            self.calls[slot] = None
+
     def begin(self, cpu, row, pfns):
         what, zone = row["what"], self.zones[row["zone"]]
         nodes = self.nodes_of(cpu)
+        if CMA_ALLOC <= what <= ONLINE_MEMORY:
+            self.contigs[2 * cpu] = self.begin_contig(cpu, row, zone, nodes)
+            return self.contigs[2 * cpu]
         if what == ALLOC:
             return Call.alloc(nodes, row["bits"], row["gfp"], cpu)
         if what == BULK:
@@ -205,6 +220,17 @@ class Replayed:
         target = row["nr"]
         online = [c for c, pcp in enumerate(zone.summary()["pcp"]) if pcp["online"] and c != target]
         return Call.offline(Node([zone]), target, cpu if cpu != target else online[0])
+
+    def begin_contig(self, cpu, row, zone, nodes):
+        what, pfn, nr = row["what"], row["pfn"], row["nr"]
+        if what == CMA_RELEASE:
+            return Contig.cma_release(nodes, pfn, nr, cpu)
+        if what == OFFLINE_MEMORY:
+            return Contig.offline_pages(nodes, pfn, nr, cpu)
+        if what == ONLINE_MEMORY:
+            return Contig.online_pages(nodes, pfn, nr, cpu)
+        areas = [first for one in Call.drain(nodes, cpu).zones for first, _ in one.cma_areas()]
+        return Contig.cma_alloc(nodes, nr, row["bits"], areas.index(pfn), cpu)
 
     def change(self, cpu, row):
         what, zone = row["what"], self.zones[row["zone"]]

@@ -46,7 +46,7 @@ def test_numbers_are_those_of_the_machine():
     for name in ("FAULT", "ZERO", "BATCH", "IRQ", "A_PER_CPU", "C_PER_CPU", "A_PER_PAIR"):
         assert values.pop(name) == getattr(P, name), name
     assert {name: getattr(P, name) for name in values} == values
-    assert len(values) >= P.SPLIT
+    assert len(values) >= len(P.OP_NAMES)
     fields = re.search(r"packed struct Instruction:.*\n((?:    \w+ \w+\n)+)", text)[1].split("\n")[:-1]
     kinds = {"uint8_t": "u1", "uint32_t": "u4", "int64_t": "i8", "double": "f8"}
     assert [(line.split()[1], kinds[line.split()[0]]) for line in fields] == [
@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_machine():
     for name in ("NEWEST", "OLDEST", "RANDOM"):
         assert int(re.search(rf"\b{name} = (\d)", text)[1]) == getattr(P, name)
     assert tuple(name.lower() for name in P.OP_NAMES) == P.OP_NAMES
-    assert [P.OP_NAMES[P.ALLOC], P.OP_NAMES[P.STOP], P.OP_NAMES[P.SPLIT]] == ["alloc", "stop", "split"]
+    assert [P.OP_NAMES[P.ALLOC], P.OP_NAMES[P.STOP], P.OP_NAMES[P.ONLINE_MEMORY]] == ["alloc", "stop", "online_memory"]
 
 
 def program(write, name="test"):
@@ -161,7 +161,7 @@ def edited(field, value, at=0):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (edited("op", P.SPLIT), "instruction 0 (split): ops are 0 to 23"),
+        (edited("op", len(P.OP_NAMES)), "instruction 0 (op 28): ops are 0 to 27"),
         (edited("op", 99), "instruction 0 (op 99)"),
         (edited("a", 1), "instruction 0 (alloc): queues are 0 to 0"),
         (edited("b", 0), "b counts from 1"),

@@ -98,6 +98,11 @@ cdef idx need_allocation(Zone zone, int64_t pfn, int order) except 0:
         raise BadFree(f"pfn {pfn} is {describe(&zone.z, i)}, not the head of an allocation (double free?)")
     if order >= 0 and word_order(word) != order:
         raise BadFree(f"pfn {pfn} was allocated with order {word_order(word)}, not {order}: free it as taken")
+    return i
+
+cdef idx need_freeable(Zone zone, int64_t pfn, int order) except 0:
+    """The same, and not a page that cma_alloc handed out."""
+    cdef idx i = need_allocation(zone, pfn, order)
     if is_claimed(&zone.z, i):
         raise BadFree(f"pfn {pfn} was handed out by cma_alloc: give it back by cma_release")
     return i

@@ -1,7 +1,8 @@
 # Contiguous allocation, cma_alloc, and memory that goes off-line and comes on-line (contiguous.md, baseline section 14).
 #
-# Each is a row of whole calls: `contig_next` prepares the next in g.call. Between two calls no lock is held. Who carries
-# them out is also asked to move pages, since only it knows who has them. A record stays where it is until it is over.
+# Each is a row of whole calls: `contig_next` prepares the next in g.call, and finds its results there when it is over.
+# Between two calls no lock is held. Who carries them out is also asked to move pages, since only it knows who has them.
+# Both records stay where they are until all is over.
 
 from libc.stdint cimport int64_t, uint32_t, uint8_t
 
@@ -44,7 +45,9 @@ cdef enum:  # states
     G_UNISOLATE = 16           # block g.k, ascending
     G_RANGED = 17
     G_ONLINE = 18
-    G_END = 20
+    G_RELEASE = 19
+    G_RELEASED = 20
+    G_END = 21
 
     FOR_CMA = 1                # g.flags: of isolation
     WITH_CHECK = 2
@@ -58,7 +61,7 @@ cdef enum:  # states
     GFP_TARGET = 0x104cc8      # GFP_USER | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL
 
 cdef struct Contig:
-    Call call                  # under way
+    Call *call                 # the next, or the one that is over
     NodeRef *node              # its zones have the targets
     Zone *zone
     idx start                  # the range
@@ -123,7 +126,7 @@ cdef inline int isolate_next(Contig *g) noexcept nogil:
     if g.isolated == g.nr_blocks:
         g.at = G_DRAIN
         return G_ON
-    begin_section(&g.call, g.zone, Z_ISOLATE, block_start(g, block_to_isolate(g)), g.cpu)
+    begin_section(g.call, g.zone, Z_ISOLATE, block_start(g, block_to_isolate(g)), g.cpu)
     g.call.op.flags = g.flags
     g.at = G_ISOLATED
     return G_CALL
@@ -141,7 +144,7 @@ cdef inline int unisolate_next(Contig *g) noexcept nogil:
     while g.k < g.nr_blocks:
         g.k += 1
         if isolated_before(g, g.k - 1):
-            begin_section(&g.call, g.zone, Z_UNISOLATE, block_start(g, g.k - 1), g.cpu)
+            begin_section(g.call, g.zone, Z_UNISOLATE, block_start(g, g.k - 1), g.cpu)
             return G_CALL
     g.at = G_RANGED
     return G_ON
@@ -183,14 +186,14 @@ cdef inline int scan_next(Contig *g) noexcept nogil:
             g.found += g.tries == 1
             if g.found == CLUSTER and g.tries == 1:
                 g.cluster_end = min(g.i, g.end)
-            begin_alloc(&g.call, g.node, word_order(word), GFP_TARGET, g.cpu)
+            begin_alloc(g.call, g.node, word_order(word), GFP_TARGET, g.cpu)
             g.at = G_TARGET
             return G_CALL
     cluster_over(g)
     return G_ON
 
 cdef inline int free_target(Contig *g) noexcept nogil:
-    begin_free(&g.call, g.to, g.target, g.cpu, 0)
+    begin_free(g.call, g.to, g.target, g.cpu, 0)
     g.at = G_SCAN
     return G_CALL
 
@@ -203,6 +206,7 @@ cdef inline int target_on(Contig *g) noexcept nogil:
     g.to = g.node.zones[g.call.where]
     if word_of(g.zone, g.old) != g.word:
         return free_target(g)
+    set_word(g.to, g.target, word_of(g.to, g.target) | MOVABLE_BIT)    # before anybody can have it
     g.at = G_MOVED
     return G_MOVE
 
@@ -216,10 +220,9 @@ cdef inline int moved_on(Contig *g) noexcept nogil:
         if g.moved == GIVE_UP:
             refuse(g, BUSY_PINNED, g.old, G_UNISOLATE)
         return G_CALL
-    set_word(g.to, g.target, word_of(g.to, g.target) | MOVABLE_BIT)
     g.migrated += 1 << word_order(g.word)
     g.zone.counts[g.cpu].pages_migrated += 1 << word_order(g.word)
-    begin_free(&g.call, g.zone, g.old, g.cpu, 0)
+    begin_free(g.call, g.zone, g.old, g.cpu, 0)
     g.at = G_SCAN
     return G_CALL
 
@@ -228,7 +231,7 @@ cdef inline int moved_on(Contig *g) noexcept nogil:
 
 cdef inline int test_next(Contig *g) noexcept nogil:
     """G_TEST."""
-    begin_section(&g.call, g.zone, Z_TEST, g.start, g.cpu)
+    begin_section(g.call, g.zone, Z_TEST, g.start, g.cpu)
     g.call.op.n = <int>(g.end - g.start)
     g.at = G_TESTED
     return G_CALL
@@ -249,7 +252,7 @@ cdef inline int capture_next(Contig *g) noexcept nogil:
     if g.i >= g.end:
         g.at = G_HEAD
         return G_ON
-    begin_section(&g.call, g.zone, Z_CAPTURE, g.i, g.cpu)
+    begin_section(g.call, g.zone, Z_CAPTURE, g.i, g.cpu)
     g.call.op.n = <int>(g.end - g.i)
     g.at = G_CAPTURED
     return G_CALL
@@ -273,7 +276,7 @@ cdef inline int trim_next(Contig *g) noexcept nogil:
     g.at += 1
     if i >= end:
         return G_ON
-    begin_free_contig(&g.call, g.zone, i, end - i, g.cpu)
+    begin_free_contig(g.call, g.zone, i, end - i, g.cpu)
     return G_CALL
 
 cdef inline void range_taken(Contig *g) noexcept nogil:
@@ -301,7 +304,7 @@ cdef inline void range_begins(Contig *g, idx start, idx end) noexcept nogil:
 
 cdef inline int drain_next(Contig *g) noexcept nogil:
     """G_DRAIN: CT-3."""
-    begin_drain_zone(&g.call, g.zone, g.cpu)
+    begin_drain_zone(g.call, g.zone, g.cpu)
     g.rounds += 1
     g.i = g.start
     g.at = G_CLUSTER
@@ -352,6 +355,7 @@ cdef inline void search(Contig *g) noexcept nogil:
         g.at = G_END
         if not g.reason:
             g.reason = NO_RUN
+            g.zone.counts[g.cpu].contig[NO_RUN] += 1
 
 
 # -- memory on-line (CT-12) -----------------------------------------------------------------------------------------
@@ -368,7 +372,7 @@ cdef inline int online_next(Contig *g) noexcept nogil:
         o -= 1
     g.i += 1u << o
     set_word(g.zone, i, ALLOC | o << ORDER_SHIFT)
-    begin_direct(&g.call, g.zone, i, g.cpu)
+    begin_direct(g.call, g.zone, i, g.cpu)
     return G_CALL
 
 
@@ -410,6 +414,10 @@ cdef inline int later_next(Contig *g) noexcept nogil:
         return range_over(g)
     if g.at == G_ONLINE:
         return online_next(g)
+    if g.at == G_RELEASE:
+        g.at = G_RELEASED
+        begin_free_contig(g.call, g.zone, g.start, g.count, g.cpu)
+        return G_CALL
     if g.at == G_TESTED:
         test_on(g)
     elif g.at == G_CAPTURED:
@@ -418,11 +426,18 @@ cdef inline int later_next(Contig *g) noexcept nogil:
         range_taken(g)
     elif g.at == G_SEARCH:
         search(g)
+    elif g.at == G_RELEASED:
+        set_claimed(g.zone, g.start, g.count, False)
+        g.at = G_END
     else:
         return G_OVER
     return G_ON
 
-cdef inline void begin_contig(Contig *g, NodeRef *node, Zone *z, int flags, int cpu) noexcept nogil:
+
+# -- beginnings ----------------------------------------------------------------------------------------------------
+
+cdef inline void begin_contig(Contig *g, Call *call, NodeRef *node, Zone *z, int flags, int cpu) noexcept nogil:
+    g.call = call
     g.node = node
     g.zone = z
     g.cpu = cpu
@@ -430,47 +445,54 @@ cdef inline void begin_contig(Contig *g, NodeRef *node, Zone *z, int flags, int 
     g.offline = False
     g.migrated = 0
     g.refusals = 0
+    g.reason = OBTAINED
+    g.busy = 0
     g.area = 0
     g.page = 0
 
 cdef inline void begin_alloc_contig(
-    Contig *g, NodeRef *node, Zone *z, idx start, idx end, int flags, int cpu
+    Contig *g, Call *call, NodeRef *node, Zone *z, idx start, idx end, int flags, int cpu
 ) noexcept nogil:
     """B-112: pages [start, end). flags: FOR_CMA. Results: reason, busy, migrated, refusals."""
-    begin_contig(g, node, z, flags, cpu)
+    begin_contig(g, call, node, z, flags, cpu)
     range_begins(g, start, end)
 
 cdef inline void begin_cma_alloc(
-    Contig *g, NodeRef *node, Zone *z, idx area, idx area_end, int64_t count, int align, int cpu
+    Contig *g, Call *call, NodeRef *node, Zone *z, idx area, idx area_end, int64_t count, int align, int cpu
 ) noexcept nogil:
     """CT-9. Results: page; reason, 0 if it was found; and as above of the last range."""
-    begin_contig(g, node, z, FOR_CMA, cpu)
+    begin_contig(g, call, node, z, FOR_CMA, cpu)
     g.area = area
     g.area_end = area_end
     g.count = count
     g.align = align
     g.start = area
     g.end = 0
-    g.reason = OBTAINED
-    g.busy = 0
     g.at = G_SEARCH
 
+cdef inline void begin_cma_release(Contig *g, Call *call, Zone *z, idx i, int64_t count, int cpu) noexcept nogil:
+    """CT-9: pages that cma_alloc handed out."""
+    begin_contig(g, call, NULL, z, 0, cpu)
+    g.start = i
+    g.end = i + <idx>count
+    g.count = count
+    g.at = G_RELEASE
+
 cdef inline void begin_offline_pages(
-    Contig *g, NodeRef *node, Zone *z, idx start, idx end, int cpu
+    Contig *g, Call *call, NodeRef *node, Zone *z, idx start, idx end, int cpu
 ) noexcept nogil:
     """CT-11: whole blocks. Results as of alloc_contig."""
-    begin_contig(g, node, z, 0, cpu)
+    begin_contig(g, call, node, z, 0, cpu)
     g.offline = True
     disable_pcps(z)
     range_begins(g, start, end)
 
-cdef inline void begin_online_pages(Contig *g, Zone *z, idx start, idx end, int cpu) noexcept nogil:
+cdef inline void begin_online_pages(Contig *g, Call *call, Zone *z, idx start, idx end, int cpu) noexcept nogil:
     """CT-12: whole blocks of holes."""
     cdef idx p
-    begin_contig(g, NULL, z, 0, cpu)
+    begin_contig(g, call, NULL, z, 0, cpu)
     g.start = start
     g.end = end
-    g.reason = OBTAINED
     for p in range(start, end):
         set_word(z, p, 0)
         if not p & (PB_PAGES - 1):

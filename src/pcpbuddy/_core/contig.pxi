@@ -4,7 +4,7 @@ from ..contig import CONTIG_REASONS, ContigResult
 
 from .contig cimport (
     FOR_CMA, GIVE_UP, G_CALL, G_MOVE, G_OVER, G_RANGE, MOVED, REFUSED, Contig as CContig, begin_alloc_contig,
-    begin_cma_alloc, begin_offline_pages, begin_online_pages, contig_next,
+    begin_cma_alloc, begin_cma_release, begin_offline_pages, begin_online_pages, contig_next,
 )
 from .page cimport is_claimed, set_claimed
 from .request cimport carry
@@ -46,7 +46,7 @@ cdef class Contig(Call):
     def alloc(nodes, int64_t start, int64_t end, bint cma=False, int cpu=0):
         cdef Contig self = Contig.__new__(Contig)
         cdef CZone *z = &self.in_zone(nodes, start, end, cpu).z
-        begin_alloc_contig(&self.g, &self.ref, z, index_of(z, start), index_of(z, end), FOR_CMA if cma else 0, cpu)
+        begin_alloc_contig(&self.g, &self.call, &self.ref, z, index_of(z, start), index_of(z, end), FOR_CMA if cma else 0, cpu)
         return self
 
     @staticmethod
@@ -61,14 +61,25 @@ cdef class Contig(Call):
             raise UsageError(f"{count} pages aligned to order {align}: expected 1 or more, and 0..{MAX_ALIGN}")
         pfn, pages = areas[area]
         z = &self.in_zone(nodes, pfn, pfn + pages, cpu).z
-        begin_cma_alloc(&self.g, &self.ref, z, index_of(z, pfn), index_of(z, pfn + pages), count, align, cpu)
+        begin_cma_alloc(&self.g, &self.call, &self.ref, z, index_of(z, pfn), index_of(z, pfn + pages), count, align, cpu)
+        return self
+
+    @staticmethod
+    def cma_release(nodes, int64_t pfn, int64_t count, int cpu=0):
+        cdef Contig self = Contig.__new__(Contig)
+        cdef CZone *z = &self.in_zone(nodes, pfn, pfn + count, cpu).z
+        cdef idx i
+        for i in range(index_of(z, pfn), index_of(z, pfn + count)):
+            if not is_claimed(z, i):
+                raise UsageError(f"pfn {pfn_of(z, i)} is {describe(z, i)}, and not handed out by cma_alloc")
+        begin_cma_release(&self.g, &self.call, z, index_of(z, pfn), count, cpu)
         return self
 
     @staticmethod
     def offline_pages(nodes, int64_t start, int64_t pages, int cpu=0):
         cdef Contig self = Contig.__new__(Contig)
         cdef CZone *z = &self.whole_blocks(nodes, start, pages, cpu).z
-        begin_offline_pages(&self.g, &self.ref, z, index_of(z, start), index_of(z, start + pages), cpu)
+        begin_offline_pages(&self.g, &self.call, &self.ref, z, index_of(z, start), index_of(z, start + pages), cpu)
         return self
 
     @staticmethod
@@ -79,7 +90,7 @@ cdef class Contig(Call):
         for i in range(index_of(z, start), index_of(z, start + pages)):
             if (word_of(z, i) & 7) != HOLE:
                 raise UsageError(f"pfn {pfn_of(z, i)} is {describe(z, i)}: only memory that is off-line comes on-line")
-        begin_online_pages(&self.g, z, index_of(z, start), index_of(z, start + pages), cpu)
+        begin_online_pages(&self.g, &self.call, z, index_of(z, start), index_of(z, start + pages), cpu)
         return self
 
     cdef Zone whole_blocks(self, nodes, int64_t start, int64_t pages, int cpu):
@@ -110,7 +121,7 @@ cdef class Contig(Call):
         error = None
         while self.ask():
             if self.asked == G_CALL:
-                carry(&self.g.call)
+                carry(&self.call)
             elif self.asked == G_MOVE:
                 try:
                     self.g.moved = MOVED if move is None or agreed(move(*self.move())) else REFUSED
@@ -124,21 +135,24 @@ cdef class Contig(Call):
             raise error
         return self.result
 
-    def step(self, bint got=True, bint moved=True):
-        """As of a Call; also ("move", (old_pfn, new_pfn, order)), which the next step answers."""
+    def step(self, bint got=True):
+        """As of a Call. Also ("move", ...), which the next step answers; ("next", ()): a call is over, more are to come."""
+        if self.calling:
+            return self.further(got)
         if self.asked == G_MOVE:
-            self.g.moved = MOVED if moved else REFUSED
-        while True:
-            if self.calling:
-                action = self.on(&self.g.call, got)
-                if action is not None:
-                    return action
-                self.calling = False
-            if not self.ask():
-                return None
+            self.g.moved = MOVED if got else REFUSED
+        while self.ask():
             if self.asked == G_MOVE:
                 return "move", self.move()
-            self.calling = self.asked == G_CALL
+            if self.asked == G_CALL:
+                return self.further(True)
+        return None
+
+    cdef further(self, bint got):
+        """The call under way to its next lock action."""
+        action = self.on(&self.call, got)
+        self.calling = action is not None
+        return action if self.calling else ("next", ())
 
     @property
     def result(self):
@@ -147,19 +161,3 @@ cdef class Contig(Call):
             None if self.g.reason else pfn_of(z, self.g.start), CONTIG_REASONS[self.g.reason], self.busy(),
             self.g.migrated, self.g.refusals, tuple(self.tried),
         )
-
-
-cdef release_claimed(Zone zone, int64_t pfn, int64_t count, int cpu):
-    """cma_release: B-94, then the bits."""
-    cdef int64_t p
-    cdef idx i
-    need_cpu(zone, cpu)
-    if count < 1:
-        raise UsageError(f"{count} pages: expected 1 or more")
-    for p in range(pfn, pfn + count):
-        if not is_claimed(&zone.z, need_block(zone, p)):
-            raise UsageError(f"pfn {p} is not handed out by cma_alloc: it is {describe(&zone.z, index_of(&zone.z, p))}")
-    i = index_of(&zone.z, pfn)
-    free_contig(&zone.z, cpu, i, count)
-    set_claimed(&zone.z, i, count, False)
-    zone.done()

@@ -390,13 +390,16 @@ class Contig(Call):
         nodes: Node | Sequence[Node], count: int, align: int = 0, area: int = 0, cpu: int = 0
     ) -> Contig: ...
     @staticmethod
+    def cma_release(nodes: Node | Sequence[Node], pfn: int, count: int, cpu: int = 0) -> Contig: ...
+    @staticmethod
     def offline_pages(nodes: Node | Sequence[Node], start: int, pages: int, cpu: int = 0) -> Contig: ...
     @staticmethod
     def online_pages(nodes: Node | Sequence[Node], start: int, pages: int, cpu: int = 0) -> Contig: ...
     def run(self, move: Move | None = None) -> ContigResult: ...
-    def step(self, got: bool = True, moved: bool = True) -> tuple[str, tuple[Any, ...]] | None:
+    def step(self, got: bool = True) -> tuple[str, tuple[Any, ...]] | None:
         """
-        As of a Call; also ("move", (old_pfn, new_pfn, order)): a page is to be moved, moved answers at the next step.
+        As of a Call. Also ("move", (old_pfn, new_pfn, order)): a page is to be moved, got says at the next step whether it
+        was. ("next", ()): a call is over, more are to come.
         """
 
     @property

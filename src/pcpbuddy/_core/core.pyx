@@ -168,7 +168,7 @@ cdef class Zone:
             need_cpu(self, cpu)
         if not -1 <= order <= MAX_ORDER:
             bad_request(self, order, 0, cpu)
-        i = need_allocation(self, pfn, order)
+        i = need_freeable(self, pfn, order)
         free_by_policy(&self.z, cpu, i, (OP_IRQ if irq else 0) | (OP_NOLOCK if nolock else 0))
         self.done()
 
@@ -204,6 +204,8 @@ cdef class Zone:
         cdef int nr
         need_cpu(self, cpu)
         pfns = need_batch(self, pfns)
+        for pfn in pfns:
+            need_freeable(self, pfn, -1)
         nr = len(pfns)
         if nr == 0:
             return
@@ -226,7 +228,7 @@ cdef class Zone:
             raise UsageError(f"{n} pages: expected 1 or more")
         need_cpu(self, cpu)
         for p in range(pfn, pfn + n):
-            need_allocation(self, p, 0)
+            need_freeable(self, p, 0)
         free_contig(&self.z, cpu, index_of(&self.z, pfn), n)
         self.done()
 
@@ -255,7 +257,7 @@ cdef class Zone:
 
     def free_direct(self, int64_t pfn, int cpu=0, bint to_tail=False):
         cdef Op op
-        cdef idx i = need_allocation(self, pfn, -1)
+        cdef idx i = need_freeable(self, pfn, -1)
         need_cpu(self, cpu)
         begin(&op, F_PREPARING, False, cpu)
         op.flags = OP_BATCH | OP_PREPARED | (OP_TAIL if to_tail else 0)
@@ -345,8 +347,8 @@ cdef class Zone:
     def cma_alloc(self, count, align=0, **options):
         return Node([self]).cma_alloc(count, align, **options)
 
-    def cma_release(self, int64_t pfn, int64_t count, int cpu=0):
-        release_claimed(self, pfn, count, cpu)
+    def cma_release(self, pfn, count, cpu=0):
+        Node([self]).cma_release(pfn, count, cpu)
 
     def cma_areas(self):
         return areas_of(self)

@@ -118,7 +118,7 @@ cdef class Node:
         return Contig.cma_alloc(self, count, align, area, cpu).run(move)
 
     def cma_release(self, int64_t pfn, int64_t count, int cpu=0):
-        self.zone_of(pfn).cma_release(pfn, count, cpu)
+        Contig.cma_release(self, pfn, count, cpu).run()
 
     def cma_areas(self):
         return [area for zone in self.zones for area in zone.cma_areas()]

@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from .cache cimport Caches, Toucher
 from .call cimport Call
+from .contig cimport Contig
 from .node cimport NodeRef
 from .page cimport Counts, Zone, idx
 from .replay cimport Request
@@ -37,7 +38,11 @@ cdef enum:  # instructions: workload/program.py
     I_STOP = 21
     I_OFFLINE = 22
     I_ONLINE = 23
-    NR_INSTRUCTIONS = 25
+    I_CMA_ALLOC = 24
+    I_CMA_RELEASE = 25
+    I_OFFLINE_MEMORY = 26
+    I_ONLINE_MEMORY = 27
+    NR_INSTRUCTIONS = 28
 
     I_FAULT = 1                # flags
     I_ZERO = 2
@@ -95,6 +100,7 @@ cdef enum:  # what a CPU waits for
     S_QUIET = 6                # that another CPU makes no call, to take it off-line
     S_OFFLINE = 7
     S_DONE = 8
+    S_AREA = 9                 # that another CPU's cma_alloc is over
 
 cdef enum:  # kinds of calls, for their times
     C_ALLOC = 0
@@ -104,7 +110,8 @@ cdef enum:  # kinds of calls, for their times
     C_TICK = 4
     C_DRAIN = 5
     C_OTHER = 6
-    NR_CALLS = 7
+    C_CONTIG = 7               # of a cma_alloc, or memory that goes off-line: all its calls, and the time between
+    NR_CALLS = 8
 
 cdef enum:  # kinds of sections
     K_KINDS = 5
@@ -120,7 +127,7 @@ cdef enum:  # kinds of sections
     MOST_BULK = 4096           # pages of one bulk call; a larger instruction makes several
 
 cdef enum:  # rows of the log
-    L_STEP = 0                 # the call goes on; bits: got
+    L_STEP = 0                 # the call goes on; bits: got, or the answer to a move
     L_ALLOC = 1                # a call begins. bits: order
     L_FREE = 2                 # bits: flags of the operation
     L_BATCH = 3                # one row a page; nr: pages from here on
@@ -131,6 +138,10 @@ cdef enum:  # rows of the log
     L_ISOLATE = 8
     L_UNISOLATE = 9
     L_OFFLINE = 10             # nr: which CPU
+    L_CMA_ALLOC = 11           # nr: pages, bits: order of alignment
+    L_CMA_RELEASE = 12
+    L_OFFLINE_MEMORY = 13
+    L_ONLINE_MEMORY = 14
     L_ONLINE = 16              # what takes no lock
     L_MOVABLE = 17
     L_SPLIT = 18
@@ -173,7 +184,8 @@ cdef struct Context:           # of a CPU: its task, or an interrupt on top of i
     int nr_pages               # of the batch
     bint ticking               # the call is a tick, which came between
     idx *pages
-    Call call
+    Call *call                 # under way: record, or that of a contiguous allocation
+    Call record
     uint32_t counter[8]
     int turn                   # of a call for each zone: the next
     uint32_t tick_zone
@@ -204,6 +216,12 @@ cdef struct Cpu:
     uint64_t work
     uint64_t cursor            # in its stream of a recording
     Context context[2]
+
+cdef struct ContigRun:         # of a CPU's task
+    Contig contig
+    Call call
+    bint on
+    int64_t from_ps
 
 cdef struct Queue:             # of allocated pages: zone << 32 | page
     uint64_t *entry            # a ring
@@ -306,6 +324,10 @@ cdef struct Sim:
     int32_t *barrier           # CPUs that are at it
     Instruction *irq_program
     int64_t allocated[40]      # pages that callers hold, per zone
+    ContigRun *contig          # of each CPU
+    int32_t area_mutex[40]     # CPU whose cma_alloc is under way in the zone's area, + 1
+    bint homes                 # some program moves pages, so home is kept
+    uint64_t *home[40]         # of each page: its queue + 1 << 40 | slot; 0: no queue has it
     uint64_t *call_hist        # [C_][BINS]
     uint64_t *call_count
     int64_t *call_ps

@@ -17,6 +17,10 @@ from .buddy cimport visible
 from .cache cimport STAMP_BITS, STAMP_MASK, STAMP_SHIFT, Caches, Toucher
 from .call cimport OVER
 from .calls cimport online_cpu
+from .contig cimport (
+    Contig, G_CALL, G_MOVE, G_RANGE, MOVED, REFUSED, begin_cma_alloc, begin_cma_release, begin_offline_pages,
+    begin_online_pages, contig_next,
+)
 from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport NO_LOCKS, SPIN, perform
 from .free cimport free_step
@@ -28,9 +32,9 @@ from .op cimport (
     Z_START, Z_UNISOLATE, Op,
 )
 from .page cimport (
-    ALLOC, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE, NR_FREE_CMA,
-    NR_ORDERS, RECLAIM_ACTIVE, Counts, Zone as CZone, Zone, ZoneState, first_block, idx, index_of, pfn_of,
-    split_page, word_of, word_order,
+    ALLOC, CMA, HOLE, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE,
+    NR_FREE_CMA, NR_ORDERS, PB, PB_PAGES, RECLAIM_ACTIVE, STATE_MASK, Counts, Zone as CZone, Zone, ZoneState, block_page,
+    first_block, idx, index_of, pfn_of, split_page, word_of, word_order,
 )
 from .replay cimport (
     H_BIAS, H_FAILED, H_UNKNOWN, R_ALLOC, R_BULK, R_BULK_MORE, R_FOLD, R_FREE, R_ISOLATE, R_OFFLINE, R_ONLINE, R_TICK,
@@ -70,6 +74,7 @@ cdef enum:
 include "step.pxi"
 include "machine_clock.pxi"
 include "machine_cpu.pxi"
+include "machine_contig.pxi"
 include "machine_program.pxi"
 include "machine_replay.pxi"
 include "machine_result.pxi"
@@ -153,7 +158,7 @@ cdef bint dismiss_interrupts(Sim *s) noexcept nogil:
 cdef bint calls_under_way(Sim *s) noexcept nogil:
     cdef int cpu
     for cpu in range(s.cpus):
-        if s.cpu[cpu].level or s.cpu[cpu].context[0].in_call:
+        if s.cpu[cpu].level or s.cpu[cpu].context[0].in_call or s.contig[cpu].on:
             return True
     return False
 
@@ -218,6 +223,7 @@ cdef class Simulation:
             raise MemoryError()
         set_charges(s, costs)
         set_toucher(s, costs)
+        s.homes = any([(program["op"] >= I_CMA_ALLOC).any() for program in programs])
         for k in range(s.nr_zones):
             attach_zone(s, k, <size_t>addresses[k], zone_node[k])
         make_nodes(s, zone_node, zone_kind)
@@ -261,6 +267,8 @@ cdef class Simulation:
             random64(me)
             me.random ^= random64(me) + <uint64_t>cpu
             me.context[0].program = <Instruction *><size_t>programs[cpu_program[cpu]]
+            me.context[0].call = &me.context[0].record
+            me.context[1].call = &me.context[1].record
             me.context[0].pages = &s.pages[2 * cpu * s.most_pages]
             me.context[1].pages = &s.pages[(2 * cpu + 1) * s.most_pages]
             set_outside(

@@ -245,7 +245,7 @@ cdef int run_on(Sim *s, int cpu, Context *x, bint first) noexcept nogil:
         log(s, cpu, L_STEP, x.zone, 0, 0, 0, x.call.op.got)
         took = carry(s, cpu, x, &action)
     while action == DONE:
-        z = next_op(&x.call)
+        z = next_op(x.call)
         if z is NULL:
             break
         x.zone = <uint32_t>(z - s.zone)

@@ -57,7 +57,7 @@ cdef void fall_asleep(Sim *s, int cpu, int why) noexcept nogil:
     cdef Cpu *me = &s.cpu[cpu]
     me.sleeps = why
     me.sleep_from_ps = s.now_ps
-    me.wake_phase = P_MORE if why == S_HANDLE or why == S_QUIET else P_FETCH
+    me.wake_phase = P_MORE if why in (S_HANDLE, S_QUIET, S_AREA) else P_FETCH
     me.context[0].phase = P_ASLEEP
     me.context[0].until_ps = NEVER
     s.awake -= 1
@@ -179,7 +179,7 @@ cdef void begin_ticking(Sim *s, int cpu) noexcept nogil:
     tick_zone(s, cpu, x)
 
 cdef void tick_zone(Sim *s, int cpu, Context *x) noexcept nogil:
-    begin_tick(&x.call, &s.zone[x.tick_zone], cpu)
+    begin_tick(x.call, &s.zone[x.tick_zone], cpu)
     log(s, cpu, L_TICK, x.tick_zone, 0, 0, 0, 0)
     start_call(s, cpu, x, C_TICK, 0)
 
@@ -282,13 +282,16 @@ cdef void start_call(Sim *s, int cpu, Context *x, int kind, int64_t took) noexce
     spend(s, &s.cpu[cpu], T_ALLOCATOR)
     go_on(s, cpu, x, True, took)
 
+cdef void count_call(Sim *s, int kind, int64_t took) noexcept nogil:
+    s.call_count[kind] += 1
+    s.call_ps[kind] += took
+    s.call_max_ps[kind] = max(s.call_max_ps[kind], took)
+    s.call_hist[kind * BINS + bin_of(took)] += 1
+
 cdef void call_over(Sim *s, int cpu, Context *x) noexcept nogil:
-    cdef int64_t took = s.now_ps - max(x.call_from_ps, s.start_ps)
     x.in_call = False
-    s.call_count[x.kind] += 1
-    s.call_ps[x.kind] += took
-    s.call_max_ps[x.kind] = max(s.call_max_ps[x.kind], took)
-    s.call_hist[x.kind * BINS + bin_of(took)] += 1
+    x.call = &x.record
+    count_call(s, x.kind, s.now_ps - max(x.call_from_ps, s.start_ps))
     if x.ticking:
         tick_over(s, cpu, x)
     else:
@@ -301,12 +304,12 @@ cdef void program(Sim *s, int cpu, Context *x) noexcept nogil:
     """What the program does next."""
     cdef Cpu *me = &s.cpu[cpu]
     cdef int phase
-    if s.stop_ps >= 0:                     # the run is over: no new call begins
+    if s.stop_ps >= 0 and not (me.level == 0 and s.contig[cpu].on):    # the run is over: no new call begins
         if me.level:
             end_interrupt(s, cpu)
         elif not me.sleeps:
             fall_asleep(s, cpu, S_DONE)
-    elif me.offline and me.level == 0:
+    elif me.offline and me.level == 0 and not s.contig[cpu].on:
         phase = x.phase
         fall_asleep(s, cpu, S_OFFLINE)
         me.wake_phase = phase

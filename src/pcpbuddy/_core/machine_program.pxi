@@ -17,12 +17,20 @@ cdef bint push(Sim *s, Queue *queue, uint64_t entry) noexcept nogil:
         queue.entry = larger
         queue.mask = max(2 * room, <uint64_t>64) - 1
         queue.first = 0
+        for k in range(queue.nr):
+            note_home(s, queue, k)
     queue.entry[(queue.first + queue.nr) & queue.mask] = entry
+    note_home(s, queue, (queue.first + queue.nr) & queue.mask)
     queue.nr += 1
     return True
 
-cdef uint64_t pop(Queue *queue, int how, Cpu *me) noexcept nogil:
+cdef uint64_t pop(Sim *s, Queue *queue, int how, Cpu *me) noexcept nogil:
     """The queue is not empty."""
+    cdef uint64_t entry = take_entry(s, queue, how, me)
+    forget_home(s, entry)
+    return entry
+
+cdef uint64_t take_entry(Sim *s, Queue *queue, int how, Cpu *me) noexcept nogil:
     cdef uint64_t last = (queue.first + queue.nr - 1) & queue.mask
     cdef uint64_t k
     cdef uint64_t entry
@@ -35,6 +43,7 @@ cdef uint64_t pop(Queue *queue, int how, Cpu *me) noexcept nogil:
         k = (queue.first + random64(me) % (queue.nr + 1)) & queue.mask
         entry = queue.entry[k]
         queue.entry[k] = queue.entry[last]
+        note_home(s, queue, k)
         return entry
     return queue.entry[last]
 
@@ -59,12 +68,12 @@ cdef void gave_page(Sim *s, int zone, idx i) noexcept nogil:
 
 cdef void alloc_next(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
     if i.op == I_ALLOC:
-        begin_alloc(&x.call, &s.node[s.cpu[cpu].node], i.order, <int>i.gfp, cpu)
+        begin_alloc(x.call, &s.node[s.cpu[cpu].node], i.order, <int>i.gfp, cpu)
         log(s, cpu, L_ALLOC, 0, 0, 0, i.gfp, i.order)
         start_call(s, cpu, x, C_ALLOC, s.charge.alloc)
     else:
         x.nr_pages = <int>min(x.left, <uint32_t>s.most_pages)
-        begin_bulk(&x.call, &s.node[s.cpu[cpu].node], x.nr_pages, <int>i.gfp, cpu, x.pages)
+        begin_bulk(x.call, &s.node[s.cpu[cpu].node], x.nr_pages, <int>i.gfp, cpu, x.pages)
         log(s, cpu, L_BULK, 0, 0, <uint32_t>x.nr_pages, i.gfp, 0)
         start_call(s, cpu, x, C_BULK, s.charge.alloc)
 
@@ -108,7 +117,7 @@ cdef void free_next(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil:
         return
     x.nr_pages = 0
     while x.nr_pages < most and queue.nr:
-        entry = pop(queue, i.how, &s.cpu[cpu])
+        entry = pop(s, queue, i.how, &s.cpu[cpu])
         if x.nr_pages and entry >> 32 != zone:
             push(s, queue, entry)          # a pop made room
             break
@@ -125,11 +134,11 @@ cdef void free_pages(Sim *s, int cpu, Context *x, uint32_t zone, int flags, bint
     if batch:
         for k in range(x.nr_pages):
             log(s, cpu, L_BATCH, zone, pfn_of(&s.zone[zone], x.pages[k]), <uint32_t>(x.nr_pages - k), 0, flags)
-        begin_free_batch(&x.call, &s.zone[zone], x.pages, x.nr_pages, cpu, flags)
+        begin_free_batch(x.call, &s.zone[zone], x.pages, x.nr_pages, cpu, flags)
         start_call(s, cpu, x, C_BATCH, s.charge.free)
     else:
         log(s, cpu, L_FREE, zone, pfn_of(&s.zone[zone], x.pages[0]), 0, 0, flags)
-        begin_free(&x.call, &s.zone[zone], x.pages[0], cpu, flags)
+        begin_free(x.call, &s.zone[zone], x.pages[0], cpu, flags)
         start_call(s, cpu, x, C_FREE, s.charge.free)
 
 cdef inline void next_instruction(Context *x) noexcept nogil:
@@ -149,6 +158,8 @@ cdef void more(Sim *s, int cpu, Context *x) noexcept nogil:
         offline_next(s, cpu, x, <int>i.a)
     elif i.op == I_ONLINE:
         online_next(s, cpu, x, <int>i.a)
+    elif i.op >= I_CMA_ALLOC:
+        contig_more(s, cpu, x, i)
     else:
         alloc_next(s, cpu, x, i)
 
@@ -182,7 +193,9 @@ cdef bint busy(Sim *s, int cpu, int target) noexcept nogil:
     cdef Context *x = &other.context[0]
     if s.hotplug and s.hotplug != cpu + 1:
         return True
-    return target != cpu and (other.level or x.in_call or other.user_locks or x.phase == P_USER_GRANTED)
+    return target != cpu and (
+        other.level or x.in_call or s.contig[target].on or other.user_locks or x.phase == P_USER_GRANTED
+    )
 
 cdef bint waits_for_quiet(Sim *s, int cpu, Context *x, int target) noexcept nogil:
     """An interrupt does not wait; it leaves it at that."""
@@ -211,7 +224,7 @@ cdef void offline_next(Sim *s, int cpu, Context *x, int target) noexcept nogil:
     else:
         s.hotplug = cpu + 1
         s.cpu[target].offline = cpu != target
-        begin_offline(&x.call, &s.zone[x.turn], target, cpu if cpu != target else -1)
+        begin_offline(x.call, &s.zone[x.turn], target, cpu if cpu != target else -1)
         log(s, cpu, L_OFFLINE, x.turn, 0, target, 0, 0)
         x.turn += 1
         start_call(s, cpu, x, C_OTHER, 0)
@@ -281,7 +294,7 @@ cdef void move_entries(Sim *s, int cpu, Instruction *i) noexcept nogil:
     cdef Queue *target = queue_c(s, cpu, i)
     cdef uint32_t k = 0
     while k < i.b and source.nr:
-        push(s, target, pop(source, i.how, &s.cpu[cpu]))
+        push(s, target, pop(s, source, i.how, &s.cpu[cpu]))
         k += 1
     queue_changed(s, source)
     queue_changed(s, target)
@@ -367,13 +380,13 @@ cdef void fetch(Sim *s, int cpu, Context *x) noexcept nogil:
     elif i.op == I_THINK:
         x.until_ps = s.now_ps + think_time(&s.cpu[cpu], i)
         x.pc += 1
-    elif i.op == I_OFFLINE or i.op == I_ONLINE:
+    elif i.op >= I_OFFLINE and (s.cpu[cpu].level == 0 or i.op < I_CMA_ALLOC):
         x.left = 1
         x.turn = 0
         x.phase = P_MORE
     elif i.op == I_DRAIN:
         x.left = 0
-        begin_drain_all(&x.call, &s.node[s.cpu[cpu].node], cpu)
+        begin_drain_all(x.call, &s.node[s.cpu[cpu].node], cpu)
         log(s, cpu, L_DRAIN, 0, 0, 0, 0, 0)
         start_call(s, cpu, x, C_DRAIN, 0)
     elif i.op == I_REPLAY and s.cpu[cpu].level == 0:

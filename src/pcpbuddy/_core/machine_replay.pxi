@@ -22,14 +22,14 @@ cdef void replay_next(Sim *s, int cpu, Context *x) noexcept nogil:
         return
     q = &s.request[me.cursor]
     if q.op == R_ALLOC:
-        begin_alloc(&x.call, &s.node[me.node], q.order, <int>q.gfp, cpu)
+        begin_alloc(x.call, &s.node[me.node], q.order, <int>q.gfp, cpu)
         log(s, cpu, L_ALLOC, 0, 0, 0, q.gfp, q.order)
         start_call(s, cpu, x, C_ALLOC, s.charge.alloc)
     elif q.op == R_FREE:
         replay_free_next(s, cpu, x, q)
     elif q.op == R_BULK:
         x.nr_pages = <int>min(q.nr, <uint32_t>s.most_pages)
-        begin_bulk(&x.call, &s.node[me.node], x.nr_pages, <int>q.gfp, cpu, x.pages)
+        begin_bulk(x.call, &s.node[me.node], x.nr_pages, <int>q.gfp, cpu, x.pages)
         log(s, cpu, L_BULK, 0, 0, <uint32_t>x.nr_pages, q.gfp, 0)
         start_call(s, cpu, x, C_BULK, s.charge.alloc)
     elif q.op == R_OFFLINE:
@@ -45,7 +45,7 @@ cdef void replay_other(Sim *s, int cpu, Context *x, Request *q) noexcept nogil:
     if q.op == R_TICK:                     # nr: which zone of the node
         for k in range(s.nr_zones):
             if <uint32_t>s.zone[k].s.zone_index == q.nr:
-                begin_tick(&x.call, &s.zone[k], cpu)
+                begin_tick(x.call, &s.zone[k], cpu)
                 log(s, cpu, L_TICK, k, 0, 0, 0, 0)
                 start_call(s, cpu, x, C_TICK, 0)
                 return
@@ -55,7 +55,7 @@ cdef void replay_other(Sim *s, int cpu, Context *x, Request *q) noexcept nogil:
             log(s, cpu, L_FOLD, k, 0, 0, 0, 0)
     elif q.op == R_ISOLATE or q.op == R_UNISOLATE:
         k = zone_of_pfn(s, q.pfn)
-        begin_isolate(&x.call, &s.zone[k], index_of(&s.zone[k], q.pfn), 1, cpu)
+        begin_isolate(x.call, &s.zone[k], index_of(&s.zone[k], q.pfn), 1, cpu)
         if q.op == R_UNISOLATE:
             x.call.then = OVER
             x.call.op.section = Z_UNISOLATE
@@ -104,7 +104,7 @@ cdef void replay_free_next(Sim *s, int cpu, Context *x, Request *q) noexcept nog
         return
     split_around(s, cpu, zone, i, n)
     s.zone[zone].counts[cpu].pages_freed += n
-    begin_free_run(&x.call, &s.zone[zone], i, n, cpu)
+    begin_free_run(x.call, &s.zone[zone], i, n, cpu)
     log(s, cpu, L_RUN, zone, own - H_BIAS, n, 0, 0)
     start_call(s, cpu, x, C_FREE, s.charge.free)
 

@@ -212,7 +212,9 @@ cdef int attach_zone(Sim *s, int k, size_t address, int node) except -1:
     z.s = <ZoneState *>address
     attach(z, <void *>address)
     caches.last = <uint32_t *>calloc(z.s.nr_pages, sizeof(uint32_t))
-    if caches.last is NULL:
+    if s.homes:
+        s.home[k] = <uint64_t *>calloc(z.s.nr_pages, sizeof(uint64_t))
+    if caches.last is NULL or s.homes and s.home[k] is NULL:
         raise MemoryError()
     caches.touched = touched
     caches.home = node
@@ -254,11 +256,12 @@ cdef bint allocate(Sim *s) noexcept:
     s.queue = <Queue *>calloc(s.nr_queues + 1, sizeof(Queue))
     s.barrier = <int32_t *>calloc(s.nr_barriers + 1, sizeof(int32_t))
     s.free_sleeper = <int32_t *>calloc(s.cpus, sizeof(int32_t))
+    s.contig = <ContigRun *>calloc(s.cpus, sizeof(ContigRun))
     if (
         s.cpu is NULL or s.tree is NULL or s.lock is NULL or s.zone_stats is NULL
         or s.saved_stats is NULL or s.saved_spent is NULL or s.saved_counts is NULL or s.worked is NULL
         or s.toucher.fetched is NULL or s.pages is NULL or s.cpu_node is NULL or s.queue is NULL
-        or s.barrier is NULL or s.free_sleeper is NULL
+        or s.barrier is NULL or s.free_sleeper is NULL or s.contig is NULL
     ):
         return False
     s.pcp_stats = s.zone_stats + s.nr_zones * K_KINDS
@@ -283,6 +286,7 @@ cdef void free_all(Sim *s) noexcept:
     cdef int k
     for k in range(s.nr_zones):
         c_free(s.caches[k].last)
+        c_free(s.home[k])
     for k in range(s.nr_queues):
         if s.queue is not NULL:
             c_free(s.queue[k].entry)
@@ -300,6 +304,7 @@ cdef void free_all(Sim *s) noexcept:
     c_free(s.queue)
     c_free(s.barrier)
     c_free(s.free_sleeper)
+    c_free(s.contig)
     c_free(s.log)
     c_free(s.sample)
 
@@ -311,7 +316,7 @@ cdef list waits(Sim *s):
     cdef Lock *lock
     out = []
     names = {S_LEAST: "queue", S_MOST: "queue", S_FREE: "free memory", S_BARRIER: "barrier", S_HANDLE: "page",
-             S_QUIET: "end of its calls", S_OFFLINE: "on-line"}
+             S_QUIET: "end of its calls", S_OFFLINE: "on-line", S_AREA: "CMA area"}
     for cpu in range(s.cpus):
         me = &s.cpu[cpu]
         context_name = "interrupt" if me.level else "task"

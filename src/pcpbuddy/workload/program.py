@@ -59,7 +59,10 @@ REPLAY = 20  # carry out this CPU's share of a recording
 STOP = 21  # the run ends for all
 OFFLINE = 22  # CPU a (B-105)
 ONLINE = 23  # CPU a
-SPLIT = 24  # reserved
+CMA_ALLOC = 24  # b pages of a CMA area, aligned to the order (CT-9); the range is one entry of queue a. ps for each page moved
+CMA_RELEASE = 25  # a range of b pages from queue a
+OFFLINE_MEMORY = 26  # b pageblocks of the node's last zone, from its block a on (CT-11); ps for each page moved
+ONLINE_MEMORY = 27
 
 OP_NAMES = (
     "end",
@@ -86,7 +89,10 @@ OP_NAMES = (
     "stop",
     "offline",
     "online",
-    "split",
+    "cma_alloc",
+    "cma_release",
+    "offline_memory",
+    "online_memory",
 )
 
 # flags
@@ -107,11 +113,13 @@ WATERMARKS = ("min", "low", "high")
 
 NR_COUNTERS = 8  # counters of REPEAT that a CPU has: how deep they nest
 LARGEST = (1 << 32) - 1
+LARGEST_ALIGN = 20
 LARGEST_NS = 10**15  # eleven days; in picoseconds it still leaves room to add
 PS_PER_NS = 1000
-WITH_QUEUE_A = (ALLOC, BULK, FREE, WAIT_LEAST, WAIT_MOST, MOVE)
+WITH_QUEUE_A = (ALLOC, BULK, FREE, WAIT_LEAST, WAIT_MOST, MOVE, CMA_ALLOC, CMA_RELEASE)
 WITH_TARGET = (GOTO, REPEAT, CHANCE)
-WITH_TIME = (ALLOC, BULK, FREE, THINK)
+WITH_TIME = (ALLOC, BULK, FREE, THINK, CMA_ALLOC, OFFLINE_MEMORY)
+CONTIGUOUS = (CMA_ALLOC, CMA_RELEASE, OFFLINE_MEMORY, ONLINE_MEMORY)
 # A loop without one of these would never let time pass.
 TAKES_TIME = (ALLOC, BULK, THINK, WAIT_LEAST, WAIT_MOST, WAIT_FREE, BARRIER, DRAIN, TICK, REPLAY, STOP, END)
 
@@ -450,6 +458,52 @@ class Program:
         """
         self._add(ONLINE, a=self._number("cpu", cpu))
 
+    def cma_alloc(self, queue: Queue, pages: int, *, align: int = 0, move_ns: float = 0) -> None:
+        """
+        ``pages`` of a CMA area, side by side, from a multiple of 2^align (CT-9). The range is one entry of the queue.
+
+        move_ns: what moving a page out of the way takes. A failure leaves the queue as it is; the zone counts it.
+        """
+        a, flags = self._a(queue)
+        self._add(
+            CMA_ALLOC,
+            a=a,
+            b=self._number("pages", pages, 1),
+            order=self._number("align", align, 0, LARGEST_ALIGN),
+            flags=flags,
+            ps=self._ps("move_ns", move_ns),
+        )
+
+    def cma_release(self, queue: Queue, pages: int, which: str = "newest") -> None:
+        """
+        Give back a range of so many pages; an empty queue does nothing. The queue has ranges of that size only.
+        """
+        a, flags = self._a(queue)
+        self._add(
+            CMA_RELEASE,
+            a=a,
+            b=self._number("pages", pages, 1),
+            how=self._choice("which", which, WHICH),
+            flags=flags,
+        )
+
+    def offline_memory(self, first: int, blocks: int, *, move_ns: float = 0) -> None:
+        """
+        Take pageblocks of the node's last zone off-line, from its whole block ``first`` on (CT-11).
+        """
+        self._add(
+            OFFLINE_MEMORY,
+            a=self._number("first", first),
+            b=self._number("blocks", blocks, 1),
+            ps=self._ps("move_ns", move_ns),
+        )
+
+    def online_memory(self, first: int, blocks: int) -> None:
+        """
+        Bring them back (CT-12). Blocks that are not off-line are left alone.
+        """
+        self._add(ONLINE_MEMORY, a=self._number("first", first), b=self._number("blocks", blocks, 1))
+
     def stop(self) -> None:
         """
         The run ends here, for all CPUs.
@@ -504,22 +558,24 @@ def _wrong(
     """
     row = program[at]
     op, how, a, b, c = (int(row[field]) for field in ("op", "how", "a", "b", "c"))
-    if op >= SPLIT:
-        return f"ops are 0 to {SPLIT - 1}"
+    if op >= len(OP_NAMES):
+        return f"ops are 0 to {len(OP_NAMES) - 1}"
     if op in WITH_QUEUE_A and any(queue >= nr_queues for queue in _queues_of(row, "a", cpus)):
         return f"queues are 0 to {nr_queues - 1}"
     if op == MOVE and any(queue >= nr_queues for queue in _queues_of(row, "c", cpus)):
         return f"queues are 0 to {nr_queues - 1}"
     if op in WITH_TARGET and a >= len(program):
         return f"the program has instructions 0 to {len(program) - 1}"
-    if op in (ALLOC, BULK, FREE, MOVE, BARRIER, REPEAT) and b == 0:
+    if op in (ALLOC, BULK, FREE, MOVE, BARRIER, REPEAT, *CONTIGUOUS) and b == 0:
         return "b counts from 1"
     if op in WITH_TIME and not 0 <= row["ps"] <= LARGEST_NS * PS_PER_NS:
         return f"ps is 0 to {LARGEST_NS * PS_PER_NS}"
-    if (op in (ALLOC, FREE, THINK, MOVE) and how > RANDOM) or (op in (WAIT_FREE, RECLAIM) and how > 1):
+    if (op in (ALLOC, FREE, THINK, MOVE, CMA_RELEASE) and how > RANDOM) or (op in (WAIT_FREE, RECLAIM) and how > 1):
         return f"how={how} means nothing"
     if op == ALLOC and row["order"] > MAX_PAGE_ORDER:
         return f"orders are 0 to {MAX_PAGE_ORDER}"
+    if op == CMA_ALLOC and row["order"] > LARGEST_ALIGN:
+        return f"alignments are orders 0 to {LARGEST_ALIGN}"
     if op == WAIT_FREE and a >= len(WATERMARKS):
         return "watermarks are 0 (min) to 2 (high)"
     if op == REPEAT and c >= NR_COUNTERS:
@@ -592,6 +648,10 @@ def _line(row: np.void) -> str:
         RECLAIM: f"reclaim is {'active' if how else 'over'}",
         OFFLINE: f"CPU {a} goes off-line",
         ONLINE: f"CPU {a} comes on-line",
+        CMA_ALLOC: f"cma_alloc {b} pages, aligned to order {row['order']} -> {queue}",
+        CMA_RELEASE: f"cma_release {which} {b} pages of {queue}",
+        OFFLINE_MEMORY: f"blocks {a} to {a + b - 1} go off-line",
+        ONLINE_MEMORY: f"blocks {a} to {a + b - 1} come on-line",
     }.get(op, _name(row))
     return words + _costs_text(row)
 
@@ -601,6 +661,8 @@ def _costs_text(row: np.void) -> str:
     parts = [name for bit, name in ((FAULT, "fault"), (ZERO, "zero"), (BATCH, "batch"), (IRQ, "irq")) if flags & bit]
     if row["op"] in (ALLOC, BULK, FREE) and row["ps"]:
         parts.append(f"{_time(row)} each")
+    if row["op"] in (CMA_ALLOC, OFFLINE_MEMORY) and row["ps"]:
+        parts.append(f"{_time(row)} for each page moved")
     return f"  [{', '.join(parts)}]" if parts else ""
 
 
