@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .contig import CONTIG_REASONS
 from .names import MIGRATETYPE_NAMES, NR_ORDERS
 
 __all__ = ["HOLDS", "Metrics", "Number", "collect", "fragmentation_index", "of_cpu", "of_zones", "unusable_index"]
@@ -159,6 +160,23 @@ def _of_counters(c: Mapping[str, int]) -> Metrics:
         "pcp.merge_visited": c["merge_visited"],
         "drain.entries": c["drained_entries"],
         "drain.pages": c["drained_pages"],
+        **_contig(c),
+    }
+
+
+def _contig(c: Mapping[str, int]) -> Metrics:
+    """
+    Contiguous ranges that were tried: what came of them (docs/reference/contiguous.md, CT-8).
+    """
+    ranges = {reason or "ok": c[f"contig_{reason or 'ok'}"] for reason in CONTIG_REASONS}
+    tried = sum(ranges.values())
+    return {
+        "contig.ranges": tried,
+        **{f"contig.ranges.{reason}": count for reason, count in ranges.items()},
+        "contig.ok_share": _share(ranges["ok"], tried),
+        "contig.pages": c["contig_pages"],
+        "contig.pages_migrated": c["pages_migrated"],
+        "contig.moves_refused": c["migrations_refused"],
     }
 
 

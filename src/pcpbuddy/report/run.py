@@ -42,7 +42,22 @@ SECTIONS = {
         "drain_remote": "drain by another CPU",
     },
 }
-CALLS = ("alloc", "bulk", "free", "free_batch", "drain", "tick", "other")
+CALLS = ("alloc", "bulk", "free", "free_batch", "drain", "tick", "other", "contig")
+# What kept contiguous ranges busy, by reason.
+BUSY = {
+    "isolated": "in a block that was isolated already",
+    "edge": "at the zone's edge",
+    "cma": "in a CMA block",
+    "unmovable": "with an unmovable page",
+    "hole": "with a hole",
+    "pcp": "with a page in a PCP",
+    "owned": "with a page in a PCP, of an owned block",
+    "remote": "with a page on its way to another CPU's PCP",
+    "deferred": "with a deferred free",
+    "pinned": "with a page that could not be moved",
+    "no_memory": "without memory to move pages to",
+    "no_run": "not found in the area",
+}
 COUNTS = (
     ("allocs.from_pcp", "served without zone lock", share_text),
     ("zone_lock.holds_per_1000_allocs", "zone lock holds per 1000 allocations", count_text),
@@ -95,6 +110,8 @@ def report(run: Run, *, everything: bool = False) -> str:
     refused = f", {count_text(metrics['allocs.failed'])} refused" if metrics["allocs.failed"] else ""
     served = f"{count_text(metrics['allocs'])} served, {count_text(metrics['allocs.per_s'])} per second{refused}"
     lines += _entry("allocations", served)
+    if metrics.get("contig.ranges"):
+        lines += _entry("contiguous", _contiguous(run))
     if metrics["stall.count"]:
         stalls = f"{count_text(metrics['stall.count'])}, {share_text(metrics['stall.ns.share'])} of CPU time"
         lines += _entry("stalls", f"{stalls}: frees that had to wait for the allocation of their page")
@@ -110,6 +127,18 @@ def report(run: Run, *, everything: bool = False) -> str:
     if everything:
         lines += ["", *(f"{name:<72}{value:>20}" for name, value in metrics.items())]
     return "\n".join(lines) + "\n"
+
+
+def _contiguous(run: Run) -> str:
+    """
+    What came of contiguous ranges: obtained, or what kept them busy (docs/reference/contiguous.md, CT-8).
+    """
+    m = run.metrics
+    kept = {words: m[f"contig.ranges.{reason}"] for reason, words in BUSY.items() if m[f"contig.ranges.{reason}"]}
+    parts = [f"{count_text(m['contig.ranges'])} ranges tried, {count_text(m['contig.ranges.ok'])} obtained"]
+    parts += [f"{count_text(count)} {words}" for words, count in kept.items()]
+    refused = f", {count_text(m['contig.moves_refused'])} moves refused" if m["contig.moves_refused"] else ""
+    return f"{', '.join(parts)}; {count_text(m['contig.pages_migrated'])} pages moved out of the way{refused}"
 
 
 def title(run: Run) -> str:

@@ -24,7 +24,7 @@ GROUPS: dict[str, dict[str, tuple[int, ...]]] = {
     "zone_lock": {},
     "pcp_lock": {"local": (0, 1, 3), "remote": (2, 4)},
 }
-CALLS = ("alloc", "free", "free_batch", "bulk", "tick", "drain", "other")
+CALLS = ("alloc", "free", "free_batch", "bulk", "tick", "drain", "other", "contig")
 CATEGORIES = ("user", "allocator", "zone_wait", "pcp_wait", "user_wait", "sleep", "interrupt", "done")
 HISTOGRAMS = (
     "zone_lock.wait_ns",

@@ -9,12 +9,12 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..names import MAX_CPUS, PAGE_SIZE
-from . import faults, frees, mixed
+from . import contiguous, faults, frees, mixed
 from .plan import COMMON, Kind, Load, Plan, Stream
 
 __all__ = ["KINDS", "LOADS", "Kind", "Load", "Stream", "is_load_name", "load", "parameters"]
 
-KINDS = {kind.name: kind for kind in (*faults.KINDS, *frees.KINDS, *mixed.KINDS)}
+KINDS = {kind.name: kind for kind in (*faults.KINDS, *frees.KINDS, *mixed.KINDS, *contiguous.KINDS)}
 LOADS = {name: kind.meaning for name, kind in KINDS.items()}
 NUMBERED = "interleave/"  # interleave/N, N pages in turn
 MOST_NODES = 8
