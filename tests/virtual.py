@@ -36,10 +36,13 @@ class Locks:
 class Schedule:
     """
     Operations under a schedule: ``step(k)`` carries operation k over its pending lock action to the next.
+
+    moves(old_pfn, new_pfn, order) answers a contiguous allocation that wants to move a page.
     """
 
-    def __init__(self, operations):
+    def __init__(self, operations, moves=lambda old, new, order: True):
         self.operations = operations
+        self.moves = moves
         self.locks = Locks()
         self.pending = [operation.step() for operation in operations]
 
@@ -56,11 +59,13 @@ class Schedule:
     def step(self, k):
         verb, lock = self.pending[k]
         got = True
-        if verb == "unlock":
+        if verb == "move":
+            got = self.moves(*lock)
+        elif verb == "unlock":
             self.locks.release(k, lock)
         elif verb == "try" and lock in self.locks.holder:
             got = False
-        else:
+        elif verb != "next":
             self.locks.acquire(k, lock)
         self.pending[k] = self.operations[k].step(got)
         if self.pending[k] is None:
