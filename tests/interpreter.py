@@ -11,6 +11,7 @@ import random
 from pcpbuddy import requests as R
 from pcpbuddy.workload import program as P
 
+BLOCK_PAGES = 512  # pages of a pageblock
 ALLOC_NS, FREE_NS, ZERO_NS, FAULT_NS = 100, 60, 100, 500
 PAGE_SIZE = 4096
 FOREVER = float("inf")
@@ -177,6 +178,17 @@ class Interpreter:
             self.frees += entries
             self.cpus_that_free[cpu] += entries
             return entries * (FREE_NS + user_ns)
+        if op == P.CMA_ALLOC:
+            self.free -= b
+            self.queue(row, "a", cpu).push(0, 1)  # a range is one entry
+            return b * user_ns
+        if op == P.CMA_RELEASE:
+            self.free += b * len(self.queue(row, "a", cpu).pop(1, row["how"], self.random))
+            return b * FREE_NS
+        if op in (P.OFFLINE_MEMORY, P.ONLINE_MEMORY):
+            pages = BLOCK_PAGES * b
+            self.free += pages if op == P.ONLINE_MEMORY else -pages
+            return pages * user_ns
         if op == P.THINK:
             spread = (lambda: 1, lambda: self.random.expovariate(1), lambda: self.random.uniform(0, 2))[row["how"]]
             return user_ns * spread()

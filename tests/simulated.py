@@ -229,7 +229,7 @@ class Replayed:
             return Contig.offline_pages(nodes, pfn, nr, cpu)
         if what == ONLINE_MEMORY:
             return Contig.online_pages(nodes, pfn, nr, cpu)
-        areas = [first for one in Call.drain(nodes, cpu).zones for first, _ in one.cma_areas()]
+        areas = [first for node in reversed(nodes) for first, _ in node.cma_areas()]  # as a Call numbers zones
         return Contig.cma_alloc(nodes, nr, row["bits"], areas.index(pfn), cpu)
 
     def change(self, cpu, row):

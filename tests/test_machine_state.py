@@ -58,6 +58,8 @@ SMALL = {
     "wis/malloc1": {},
     "local/loop": {},
     "pipe/pingpong": {},
+    "cma/alloc": {"buffer_mib": 2, "use_us": 50.0, "move_ns": 200.0},
+    "hotplug/cycle": {"block_mib": 4, "away_us": 20.0, "mapping_mib": 2, "move_ns": 200.0},
 }
 
 
@@ -316,15 +318,19 @@ class Drawn:
         return machine.run(60_000)
 
 
+RANGE = 70  # pages of a contiguous range
+
+
 def instructions(draw, p, queues, depth=0):
     """
-    A few instructions onto a program, all of which come to an end.
+    A few instructions onto a program, all of which come to an end. The last queue has contiguous ranges.
     """
+    *queues, ranges = queues
     which = st.sampled_from(("newest", "oldest", "random"))
     few = st.integers(1, 40)
     for _ in range(draw(st.integers(1, 6))):
         queue, other = (queues[draw(st.integers(0, len(queues) - 1))] for _ in range(2))
-        kind = draw(st.integers(0, 14))
+        kind = draw(st.integers(0, 17))
         if kind <= 2:
             order = draw(st.sampled_from((0, 0, 0, 1, 2, 3, 5, 9)))
             p.alloc(queue, draw(few), order=order, gfp=draw(st.sampled_from(GFPS)), each_ns=draw(st.integers(0, 90)))
@@ -344,16 +350,25 @@ def instructions(draw, p, queues, depth=0):
             p.unlock(0)
         elif kind == 10 and depth < 2:
             with p.repeat(draw(st.integers(2, 12))):
-                instructions(draw, p, queues, depth + 1)
+                instructions(draw, p, [*queues, ranges], depth + 1)
         elif kind == 11 and depth < 2:
             with p.chance(draw(st.floats(0.1, 0.9))):
-                instructions(draw, p, queues, depth + 1)
+                instructions(draw, p, [*queues, ranges], depth + 1)
         elif kind == 12:
             p.drain()
         elif kind == 13:
             p.tick()
         elif kind == 14:
             p.reclaim(draw(st.booleans()))
+        elif kind == 15:
+            p.cma_alloc(ranges, RANGE, align=draw(st.integers(0, 9)), move_ns=draw(st.integers(0, 90)))
+        elif kind == 16:
+            p.cma_release(ranges, RANGE, draw(which))
+        elif kind == 17:
+            first, blocks = draw(st.integers(0, 4)), draw(st.integers(1, 3))
+            p.offline_memory(first, blocks, move_ns=draw(st.integers(0, 90)))
+            p.think(draw(st.integers(1, 900)))
+            p.online_memory(first, blocks)
 
 
 @st.composite
@@ -361,7 +376,7 @@ def machines(draw):
     cpus = draw(st.integers(1, 8))
     nodes = draw(st.integers(1, min(cpus, 2)))
     numbers = Queues(cpus)
-    queues = [numbers.per_cpu(), numbers.shared(), numbers.shared(), numbers.per_pair()]
+    queues = [numbers.per_cpu(), numbers.shared(), numbers.shared(), numbers.per_pair(), numbers.shared()]
     programs = []
     for k in range(draw(st.integers(1, min(cpus, 3)))):
         p = Program(f"drawn {k}")

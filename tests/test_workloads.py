@@ -263,7 +263,7 @@ def test_every_load_runs(name, cpus):
     assert run.measures == 1
     assert run.allocs > 0
     assert run.frees > 0
-    full = name in ("reclaim/kswapd", "cma/pressure")
+    full = name in ("reclaim/kswapd", "cma/pressure", "cma/alloc")
     assert full or run.failed == 0
     assert full or run.least_free > made.memory_bytes // 4096 // 2
     if run.steps < STEPS:
