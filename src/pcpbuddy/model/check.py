@@ -31,6 +31,9 @@ def violations(m: Memory) -> Iterator[str]:
     yield from _counters(m)
     yield from _pcps(m)
     yield from _ownership(m)
+    for pfn in sorted(m.claimed):
+        if m.allocated.get(pfn, (1,))[0] or m.block(pfn).type != names.CMA:
+            yield f"I-30 pfn {pfn}: handed out by cma_alloc, but it is {m.allocated.get(pfn)} in {m.block(pfn)}"
 
 
 def _coverage(m: Memory) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from .. import names
 from ..config import Policy
+from ..contig import CONTIG_REASONS
 
 NR_FREE, NR_FREE_CMA, NR_FREE_BLOCKS = range(3)  # the zone counters (B-15)
 PB = names.PAGEBLOCK_ORDER
@@ -28,6 +29,8 @@ COUNTERS = (
     *("cma_pages", "movable_pages", "movable_cma_pages"),
     *("walks", "walked_blocks", "skipped_blocks", "scanned_pfns"),
     *("merge_visited", "drained_entries", "drained_pages"),
+    *(f"contig_{reason or 'ok'}" for reason in CONTIG_REASONS),
+    *("contig_pages", "pages_migrated", "migrations_refused"),
 )
 
 
@@ -168,6 +171,7 @@ class Memory:
     nr_reserved_highatomic: int = 0
     nr_free_highatomic: int = 0
     nr_isolate_pageblock: int = 0
+    auto_watermark: bool = False
     boost_factor: int = names.WATERMARK_BOOST_FACTOR
     stat: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
 
@@ -177,6 +181,8 @@ class Memory:
         self.chunks: dict[int, Chunk] = {}
         self.entries: dict[int, Entry] = {}
         self.allocated: dict[int, Allocation] = {}
+        self.claimed: set[int] = set()  # pages that cma_alloc handed out (CT-9)
+        self.pcp_disabled = False  # B-106
         self.deferred: list[Run] = []  # B-92; the last is popped first
         self.overfull = NOBODY  # the CPU that this operation pushed too much (P-45)
         self.rejects: list[Run] = []  # pages that this operation frees directly when it holds no PCP lock (P-46)

@@ -36,9 +36,15 @@ def thp_min_free_kbytes(lowmem_pages: int, zones: int) -> int:
     return 4 * min(PAGEBLOCK_PAGES * zones * (2 + NR_PCP_TYPES * NR_PCP_TYPES), lowmem_pages * 5 // 100)
 
 
+def zone_watermarks(managed: int) -> list[int]:
+    """B-20 for the only zone of a node."""
+    kbytes = max(min_free_kbytes(managed * 4), thp_min_free_kbytes(managed, zones=1))
+    return list(watermarks(managed, managed, kbytes))
+
+
 def watermarks(managed: int, lowmem_pages: int, min_free_kbytes: int) -> tuple[int, int, int, int]:
     """(min, low, high, promo) of a zone that is neither highmem nor Movable (B-20)."""
     scale_factor = 10
-    base = min_free_kbytes // 4 * managed // lowmem_pages
+    base = min_free_kbytes // 4 * managed // max(lowmem_pages, 1)
     delta = max(base // 4, managed * scale_factor // 10000)
     return base, base + delta, base + 2 * delta, base + 3 * delta

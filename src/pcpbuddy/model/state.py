@@ -17,7 +17,7 @@ State = dict[str, Any]
 _ZONE_VALUES = (
     *("start_pfn", "spanned", "managed", "zone_index", "name", "watermark_boost", "flags"),
     *("nr_reserved_highatomic", "nr_free_highatomic", "nr_isolate_pageblock"),
-    *("auto_sizing", "auto_threshold", "boost_factor", "stat_threshold"),
+    *("auto_sizing", "auto_threshold", "auto_watermark", "boost_factor", "stat_threshold"),
 )
 _ZONE_LISTS = ("watermark", "lowmem_reserve", "pageset", "stat")
 _PCP_VALUES = (
@@ -35,6 +35,7 @@ def to_state(m: Memory) -> State:
         "free": {(order, mt): list(m.free_area[order][mt]) for order, mt in keys if m.free_area[order][mt]},
         "deferred": m.deferred[::-1],
         "allocated": {pfn: tuple(m.allocated[pfn]) for pfn in sorted(m.allocated)},
+        "cma_claimed": _as_runs(sorted(m.claimed)),
         "pcp": [
             {
                 **{name: getattr(pcp, name) for name in _PCP_VALUES},
@@ -61,11 +62,22 @@ def fields(state: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
         raise UsageError(f"a state with pages on remote lists: policy {policy.name} (remote={policy.remote}) has none")
     return {
         "policy": policy,
-        **{name: state[name] for name in _ZONE_VALUES},
+        **{name: state[name] for name in _ZONE_VALUES if name in state},  # auto_watermark is newer
         **{name: list(state[name]) for name in _ZONE_LISTS},
         "blocks": [Block(*block) for block in state["blocks"]],
         "pcps": [_pcp(pcp, Layout(policy)) for pcp in state["pcp"]],
     }
+
+
+def _as_runs(pfns: Iterable[int]) -> list[list[int]]:
+    """[first, pages] of what lies side by side."""
+    out: list[list[int]] = []
+    for pfn in pfns:
+        if out and sum(out[-1]) == pfn:
+            out[-1][1] += 1
+        else:
+            out.append([pfn, 1])
+    return out
 
 
 def _pcp(state: Mapping[str, Any], layout: Layout) -> Pcp:
@@ -101,4 +113,5 @@ def fill(m: Memory, state: Mapping[str, Any]) -> None:
         for index in state["pcp"][cpu]["owned"]:
             m.owned_list(cpu, index).add(index, tail=True)
     m.deferred = _runs(reversed(state["deferred"]))
+    m.claimed = {pfn for start, pages in state.get("cma_claimed", []) for pfn in range(start, start + pages)}
     m.allocated = {pfn: Allocation(*allocation) for pfn, allocation in state["allocated"].items()}

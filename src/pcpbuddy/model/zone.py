@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Self
 
 from .. import config, names
+from ..contig import ContigResult
 from ..errors import BadFree, Corruption, CpuOffline, OutOfPages, UsageError
 from . import check, sizing, state
-from .isolation import Isolation
+from .contig import Contiguous, Move, Task
 from .memory import COUNTERS, PB, Allocation, Block, Chunk, Entry, Memory, PageList, Pcp, largest_aligned
 from .paths import default_aflags
 
 
-class Zone(Isolation):
+class Zone(Contiguous):
     """
     A zone and its per-CPU lists, driven one operation at a time.
 
@@ -59,10 +60,8 @@ class Zone(Isolation):
         _require(not given or (given[0] >= 1 and 0 <= given[1] <= given[2]), f"batch, high_min, high_max are {given}")
         _require(0 <= (stat_threshold or 0) <= 125, f"stat_threshold is {stat_threshold}, must be 0..125")
         _require(watermark is None or len(watermark) == 4, "watermark is (min, low, high, promo)")
-        if watermark is None:
-            kbytes = max(sizing.min_free_kbytes(pages * 4), sizing.thp_min_free_kbytes(pages, zones=1))
-            watermark = sizing.watermarks(pages, pages, kbytes)
-        sizes = given or sizing.pcp_sizing(pages, cpus, watermark[names.WMARK_LOW])
+        marks = sizing.zone_watermarks(pages) if watermark is None else list(watermark)
+        sizes = given or sizing.pcp_sizing(pages, cpus, marks[names.WMARK_LOW])
         flags = names.PCPF_FREE_HIGH_BATCH if llc_pages > 3 * sizes[0] else 0
         super().__init__(
             policy=chosen,
@@ -71,7 +70,8 @@ class Zone(Isolation):
             managed=pages,
             zone_index=zone_index,
             name=name,
-            watermark=list(watermark),
+            watermark=marks,
+            auto_watermark=watermark is None,
             lowmem_reserve=[0, 0, 0, 0, 0],
             pageset=[sizes[1], sizes[2], sizes[0]],
             auto_sizing=not given,
@@ -200,14 +200,14 @@ class Zone(Isolation):
     def free(self, pfn: int, cpu: int = 0, order: int = -1, irq: bool = False, nolock: bool = False) -> None:
         """B-80; nolock: B-92. order -1: whatever the head says."""
         self.check_online(cpu)
-        self.check_allocated(pfn, order)
+        self.check_freeable(pfn, order)
         self.begin(cpu)
         self.free_prepared(pfn, self.prepare(pfn), irq=irq, nolock=nolock)
 
     def free_direct(self, pfn: int, cpu: int = 0, to_tail: bool = False) -> None:
         """B-90: past the PCPs."""
         self.check_online(cpu)
-        self.check_allocated(pfn)
+        self.check_freeable(pfn)
         self.begin(cpu)
         self.free_past_pcp(pfn, self.prepare(pfn), to_tail=to_tail)
 
@@ -225,7 +225,7 @@ class Zone(Isolation):
         _check_count(n)
         self.check_online(cpu)
         for page in range(pfn, pfn + n):
-            self.check_allocated(page, 0)
+            self.check_freeable(page, 0)
         self.begin(cpu)
         self.free_range(pfn, pfn + n)
 
@@ -282,7 +282,7 @@ class Zone(Isolation):
         self.fold_stat(cpu)
         if self.policy.owns:  # otherwise nobody does, and the baseline has no such scan
             self.disown_all(cpu)
-        self._resize()
+        self.resize()
 
     def online(self, cpu: int) -> None:
         """B-105: a CPU comes back, with an empty PCP."""
@@ -291,18 +291,33 @@ class Zone(Isolation):
             raise CpuOffline(f"CPU {cpu} is on-line already")
         self.begin(self._executing(None))
         self.pcps[cpu].online = 1
-        self._resize()
+        self.resize()
 
-    def _resize(self) -> None:
-        """B-13, B-16: sizes follow the number of CPUs, unless they were given."""
-        cpus = sum(pcp.online for pcp in self.pcps)
-        if self.auto_threshold:
-            self.stat_threshold = sizing.stat_threshold(self.managed, cpus)
-        batch, high_min, high_max = sizing.pcp_sizing(self.managed, cpus, self.wmark(names.WMARK_LOW))
-        if self.auto_sizing and self.pageset != [high_min, high_max, batch]:
-            self.pageset = [high_min, high_max, batch]
-            for pcp in self.pcps:
-                pcp.high_min, pcp.high_max, pcp.batch = self.pageset
+    # Contiguous memory (docs/reference/contiguous.md)
+
+    def alloc_contig_range(
+        self, start: int, end: int, *, cma: bool = False, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult:
+        """B-112: pages [start, end), after what is movable there was moved to elsewhere in this zone."""
+        return Task([self], cpu, move).alloc_contig_range(start, end, cma)
+
+    def cma_alloc(
+        self, count: int, align: int = 0, *, area: int = 0, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult:
+        """CT-9: pages of a CMA area, the first pfn a multiple of 2^align."""
+        return Task([self], cpu, move).cma_alloc(count, align, area)
+
+    def cma_release(self, pfn: int, count: int, cpu: int = 0) -> None:
+        """CT-9."""
+        Task([self], cpu).cma_release(pfn, count)
+
+    def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult:
+        """CT-11: whole pageblocks go off-line."""
+        return Task([self], cpu, move).offline_pages(start, pages)
+
+    def online_pages(self, start: int, pages: int, cpu: int = 0) -> None:
+        """CT-12: they come back."""
+        Task([self], cpu).online_pages(start, pages)
 
     def isolate(self, pfn: int, cma: bool = False, check: bool = True, by: int | None = None) -> bool:
         """B-110 of the block that holds pfn; check=False skips the test for unmovable pages. False: refused."""
@@ -364,6 +379,12 @@ class Zone(Isolation):
             raise BadFree(f"pfn {pfn} heads an allocation of order {allocation.order}, not of order {order}")
         return allocation
 
+    def check_freeable(self, pfn: int, order: int = -1) -> None:
+        """The same, and cma_alloc has not handed it out."""
+        self.check_allocated(pfn, order)
+        if pfn in self.claimed:
+            raise BadFree(f"pfn {pfn} was handed out by cma_alloc, so cma_release gives it back")
+
     def _refuse(self, pfn: int) -> NoReturn:
         """BadFree, with what is there instead."""
         there = "a hole"
@@ -405,7 +426,7 @@ def check_batch(folios: Iterable[tuple[Zone, int]]) -> None:
     """Every folio of a batch is an allocation of its zone, and none comes twice."""
     seen: set[int] = set()
     for zone, pfn in folios:
-        zone.check_allocated(pfn)
+        zone.check_freeable(pfn)
         if pfn in seen:
             raise BadFree(f"pfn {pfn} comes twice in the batch")
         seen.add(pfn)

@@ -1,0 +1,330 @@
+"""
+Contiguous allocation, cma_alloc, and memory that goes off-line and comes on-line (docs/reference/contiguous.md).
+
+What is done under one zone-lock hold is a method of the zone, here; ``Task`` is what a caller does, hold by hold.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .. import names
+from ..contig import ContigResult
+from ..errors import OutOfPages, UsageError
+from . import sizing
+from .isolation import Busy, Isolation
+from .memory import Allocation, Chunk, Entry, largest_aligned
+from .request import Request
+
+if TYPE_CHECKING:
+    from .zone import Zone
+
+CLUSTER = 32  # candidates that are tried again together
+TRIES = 5
+LARGEST_ALIGN = 20
+GFP_TARGET = 0x104CC8  # GFP_USER | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL
+
+Move = Callable[[int, int, int], bool | None]
+
+
+class Contiguous(Isolation):
+    """What a zone does with isolated blocks; each method with a hold in its name's sense takes the zone lock once."""
+
+    def first_busy(self, start: int, end: int) -> Busy | None:
+        """CT-5: the first page of the range that is not free in the zone, and why."""
+        self.count(holds_other=1)
+        pfn = start
+        while pfn < end:
+            found = self.run_at(pfn)
+            if found is None or not isinstance(found[1], Chunk):
+                return self._what_holds(pfn, found and found[1]), pfn
+            pfn = found[0] + (1 << found[1].order)
+        return None
+
+    def _what_holds(self, pfn: int, run: Chunk | Entry | Allocation | None) -> str:
+        """CT-8."""
+        if isinstance(run, Entry):
+            found = self.run_at(pfn)
+            return "owned" if found and found[0] in self.pcps[run.cpu].marked else "pcp"
+        if run is not None:
+            return "pinned"
+        if any(head <= pfn < head + (1 << order) for head, order in self.remote_runs()):
+            return "remote"
+        if any(head <= pfn < head + (1 << order) for head, order in self.deferred):
+            return "deferred"
+        return "hole"
+
+    def capture_block(self, pfn: int, end: int) -> int:
+        """CT-6: the free chunks that begin in pfn's block, from pfn on, become single pages. Returns where they end."""
+        self.count(holds_other=1)
+        end = min(end, (pfn | (names.PAGEBLOCK_PAGES - 1)) + 1)
+        while pfn < end:
+            nr_pages = 1 << self.chunks[pfn].order
+            self.remove(pfn)
+            self.count(pages_moved=nr_pages)
+            self.allocated |= dict.fromkeys(range(pfn, pfn + nr_pages), Allocation(0, names.MOVABLE, 0))
+            pfn += nr_pages
+        return pfn
+
+    def cma_areas(self) -> list[tuple[int, int]]:
+        """CT-9: runs of whole C blocks: (first page, pages)."""
+        areas: list[tuple[int, int]] = []
+        for index, block in enumerate(self.blocks):
+            if block.type != names.CMA:
+                continue
+            pfn = self.block_pfn(index)
+            if areas and sum(areas[-1]) == pfn:
+                areas[-1] = areas[-1][0], areas[-1][1] + names.PAGEBLOCK_PAGES
+            else:
+                areas.append((pfn, names.PAGEBLOCK_PAGES))
+        return areas
+
+    def clear_run(self, pfn: int, end: int, count: int, align: int) -> int | None:
+        """CT-9: first fit in what is not handed out."""
+        pfn = -(-pfn >> align) << align
+        while pfn + count <= end:
+            taken = next((page for page in range(pfn, pfn + count) if page in self.claimed), None)
+            if taken is None:
+                return pfn
+            pfn = -(-(taken + 1) >> align) << align
+        return None
+
+    # Sizes that follow the memory (CT-10 to CT-12)
+
+    def disable_pcps(self) -> None:
+        """B-106, CT-10."""
+        self.pcp_disabled = True
+        for pcp in self.pcps:
+            pcp.high_min, pcp.high_max, pcp.batch = 0, 0, 1
+
+    def enable_pcps(self) -> None:
+        self.pcp_disabled = False
+        for pcp in self.pcps:
+            pcp.high_min, pcp.high_max, pcp.batch = self.pageset
+
+    def managed_changed(self, nr_pages: int) -> None:
+        """Memory came, or went."""
+        self.managed += nr_pages
+        self.populated += nr_pages
+        if self.auto_watermark:
+            self.watermark = sizing.zone_watermarks(self.managed)
+        self.resize()
+
+    def resize(self) -> None:
+        """B-13, B-16: sizes follow the number of CPUs and the memory, unless they were given."""
+        cpus = sum(pcp.online for pcp in self.pcps)
+        if self.auto_threshold:
+            self.stat_threshold = sizing.stat_threshold(self.managed, cpus)
+        batch, high_min, high_max = sizing.pcp_sizing(self.managed, cpus, self.wmark(names.WMARK_LOW))
+        if self.auto_sizing and self.pageset != [high_min, high_max, batch]:
+            self.pageset = [high_min, high_max, batch]
+            if not self.pcp_disabled:
+                self.enable_pcps()
+
+
+class Task:
+    """
+    A caller on one CPU, with the zones of its node, who moves pages by ``move`` (None: all moves are granted).
+    """
+
+    def __init__(self, zones: "Sequence[Zone]", cpu: int, move: Move | None = None) -> None:
+        zones[0].check_online(cpu)
+        self.zones = list(zones)
+        self.cpu = cpu
+        self.move = move
+        self.migrated = 0
+        self.refused = 0
+        self.tried: list[tuple[int, int, str, int | None]] = []
+
+    # What is asked for
+
+    def alloc_contig_range(self, start: int, end: int, cma: bool) -> ContigResult:
+        """CT-1 to CT-8."""
+        zone = self._begin(start, end)
+        return self._result(start, self._range(zone, start, end, cma))
+
+    def cma_alloc(self, count: int, align: int, area: int) -> ContigResult:
+        """CT-9."""
+        areas = [(zone, *found) for zone in self.zones for found in zone.cma_areas()]
+        if not 0 <= area < len(areas):
+            raise UsageError(f"area is {area}: there are {len(areas)} CMA areas")
+        if count < 1 or not 0 <= align <= LARGEST_ALIGN:
+            raise UsageError(f"count is {count}, align {align}: must be at least 1, and 0..{LARGEST_ALIGN}")
+        zone, base, pages = areas[area]
+        self._begin(base, base + pages)
+        pfn = zone.clear_run(base, base + pages, count, align)
+        busy: Busy | None = None
+        while pfn is not None:
+            run = range(pfn, pfn + count)
+            zone.claimed |= set(run)
+            busy = self._range(zone, pfn, pfn + count, True)
+            if busy is None:
+                return self._result(pfn, None)
+            zone.claimed -= set(run)
+            if busy[0] == "no_memory":
+                break
+            pfn = zone.clear_run(pfn + (1 << align), base + pages, count, align)
+        if busy is None:
+            zone.count(contig_no_run=1)
+        return self._result(base, busy or ("no_run", None))
+
+    def cma_release(self, pfn: int, count: int) -> None:
+        zone = self._begin(pfn, pfn + count)
+        run = range(pfn, pfn + count)
+        if not zone.claimed.issuperset(run):
+            raise UsageError(f"pages {pfn}..{pfn + count - 1} were not all handed out by cma_alloc")
+        zone.free_range(pfn, pfn + count)
+        zone.claimed -= set(run)
+
+    def offline_pages(self, start: int, pages: int) -> ContigResult:
+        """CT-11."""
+        zone = self._begin(start, start + pages, whole=True)
+        zone.disable_pcps()
+        busy = self._range(zone, start, start + pages, False, rounds=TRIES)
+        if busy is None:
+            for pfn in range(start, start + pages):
+                del zone.allocated[pfn]
+            zone.managed_changed(-pages)
+        zone.enable_pcps()
+        return self._result(start, busy)
+
+    def online_pages(self, start: int, pages: int) -> None:
+        """CT-12."""
+        zone = self._begin(start, start + pages, whole=True)
+        for pfn in range(start, start + pages):
+            there = zone.run_at(pfn)
+            if there is not None or zone.is_on_its_way(pfn):
+                raise UsageError(f"pfn {pfn} is on-line")
+        for index in range(zone.block_index(start), zone.block_index(start + pages)):
+            zone.blocks[index].type = names.MOVABLE
+        pfn = start
+        while pfn < start + pages:
+            order = largest_aligned(pfn, start + pages)
+            zone.free_past_pcp(pfn, order, to_tail=True)
+            pfn += 1 << order
+        zone.managed_changed(pages)
+
+    def _begin(self, start: int, end: int, whole: bool = False) -> "Zone":
+        """The zone that has all of these pages; an operation begins in every zone."""
+        for zone in self.zones:
+            if zone.start_pfn <= start < end <= zone.end_pfn:
+                break
+        else:
+            raise UsageError(f"pages {start}..{end - 1} are not one page or more, all in one zone")
+        if whole and (start | end) % names.PAGEBLOCK_PAGES:
+            raise UsageError(f"pages {start}..{end - 1} are not whole pageblocks")
+        for each in self.zones:
+            each.begin(self.cpu)
+        return zone
+
+    def _result(self, pfn: int, busy: tuple[str, int | None] | None) -> ContigResult:
+        reason, page = busy or ("", None)
+        return ContigResult(None if busy else pfn, reason, page, self.migrated, self.refused, tuple(self.tried))
+
+    # One range
+
+    def _range(self, zone: "Zone", start: int, end: int, cma: bool, rounds: int = 0) -> Busy | None:
+        """CT-2 to CT-8; with ``rounds`` the drain, the migration and the test are repeated: memory goes off-line."""
+        blocks = range(zone.block_index(start), zone.block_index(end - 1) + 1)
+        isolated: list[int] = []
+        try:
+            busy = self._isolate(zone, blocks, cma, isolated)
+            if busy is None:
+                busy = self._empty(zone, start, end, max(rounds, 1))
+            if busy is None:
+                self._capture(zone, start, end)
+        finally:
+            for index in sorted(isolated):
+                zone.unisolate_block(index)
+        reason = busy[0] if busy else ""
+        self.tried.append((start, end, reason, busy[1] if busy else None))
+        zone.count(**{f"contig_{reason or 'ok'}": 1}, contig_pages=0 if busy or rounds else end - start)
+        return busy
+
+    def _isolate(self, zone: "Zone", blocks: range, cma: bool, isolated: list[int]) -> Busy | None:
+        """CT-2."""
+        ends = list(dict.fromkeys((blocks[0], blocks[-1])))
+        for index in [*ends, *blocks[1:-1]]:
+            busy = zone.try_to_isolate(index, cma, check=True)
+            if busy is not None:
+                return busy
+            isolated.append(index)
+        return None
+
+    def _empty(self, zone: "Zone", start: int, end: int, rounds: int) -> Busy | None:
+        """CT-3 to CT-5."""
+        busy: Busy | None = None
+        for _ in range(rounds):
+            zone.drain_all()
+            busy = self._migrate(zone, start, end) or zone.first_busy(start, end)
+            if busy is None or busy[0] == "no_memory":
+                break
+        return busy
+
+    def _migrate(self, zone: "Zone", start: int, end: int) -> Busy | None:
+        """CT-4. Only a lack of memory is an answer: what else is in the way the test finds."""
+        cluster = start
+        while cluster < end:
+            stop = self._cluster_end(zone, cluster, end)
+            for _ in range(TRIES):
+                refused = 0
+                for pfn in [pfn for pfn in range(cluster, stop) if self._is_candidate(zone, pfn)]:
+                    moved = self._move(zone, pfn)
+                    if moved is None:
+                        return "no_memory", pfn
+                    refused += not moved
+                if not refused:
+                    break
+            else:
+                return None
+            cluster = stop
+        return None
+
+    def _cluster_end(self, zone: "Zone", start: int, end: int) -> int:
+        """Behind the last candidate of the cluster that begins at start."""
+        found = 0
+        for pfn in range(start, end):
+            found += self._is_candidate(zone, pfn)
+            if found == CLUSTER:
+                return min(pfn + (1 << zone.allocated[pfn].order), end)
+        return end
+
+    @staticmethod
+    def _is_candidate(zone: "Zone", pfn: int) -> bool:
+        allocation = zone.allocated.get(pfn)
+        return allocation is not None and bool(allocation.movable)
+
+    def _move(self, zone: "Zone", pfn: int) -> bool | None:
+        """One page: was it moved? None: there is no target."""
+        order = zone.allocated[pfn].order
+        try:
+            target = Request(self.zones, order, GFP_TARGET).alloc()
+        except OutOfPages:
+            return None
+        to = next(one for one in self.zones if one.start_pfn <= target < one.end_pfn)
+        to.allocated[target] = to.allocated[target]._replace(movable=1)
+        try:
+            answer = True if self.move is None else self.move(pfn, target, order)
+        except BaseException:
+            to.free_prepared(target, to.prepare(target))
+            raise
+        if answer is None or answer:
+            zone.free_prepared(pfn, zone.prepare(pfn))
+            self.migrated += 1 << order
+            zone.count(pages_migrated=1 << order)
+            return True
+        to.free_prepared(target, to.prepare(target))
+        self.refused += 1
+        zone.count(migrations_refused=1)
+        return False
+
+    def _capture(self, zone: "Zone", start: int, end: int) -> None:
+        """CT-6."""
+        found = zone.run_at(start)
+        assert found is not None, "CT-5 has found everything free"
+        first = pfn = found[0]
+        while pfn < end:
+            pfn = zone.capture_block(pfn, end)
+        if first < start:
+            zone.free_range(first, start)
+        if pfn > end:
+            zone.free_range(end, pfn)
