@@ -73,6 +73,21 @@ class Op(NamedTuple):
         return f"lambda {variable}: {call}"
 
 
+class Refusing:
+    """
+    Moves a page of a contiguous range unless its pfn is a multiple of ``every`` (0: moves all); prints as a function.
+    """
+
+    def __init__(self, every):
+        self.every = every
+
+    def __call__(self, old, new, order):
+        return not self.every or old % self.every != 0
+
+    def __repr__(self):
+        return f"lambda old, new, order: old % {self.every} != 0" if self.every else "lambda old, new, order: True"
+
+
 class Recipe(NamedTuple):
     """
     How a zone or node is made.
@@ -114,7 +129,9 @@ def outcome(call):
         result = call()
     except PcpBuddyError as error:
         return type(error).__name__
-    return result if result is None or isinstance(result, bool | int) else [int(pfn) for pfn in result]
+    if result is None or isinstance(result, bool | int):
+        return result
+    return tuple(result) if hasattr(result, "_fields") else [int(pfn) for pfn in result]
 
 
 class Twins:
@@ -136,7 +153,7 @@ class Twins:
         self.pair = [recipe.make(maker, policy) for maker, policy in zip(makers, self.policies, strict=True)]
         self.counters = [zone.counters() for zone in zones_of(self.pair[1])]
         self.look([])
-        self.pages = [parts(state) for state in self.states]
+        self.pages = [self.always(state) for state in self.states]
 
     # Doing
 
@@ -242,13 +259,20 @@ class Twins:
                 self.tally(number, events, counters)
             elif self.ops:
                 self.counters[number] = counters
-            if self.ops and parts(state) != self.pages[number]:
-                self.differ(f"zone {number} had {self.pages[number]} pages, now {parts(state)}")
+            if self.ops and self.always(state) != self.pages[number]:
+                self.differ(f"zone {number} had {self.pages[number]} pages more than managed, now {self.always(state)}")
             for zone in (one, other) if self.check_both else (other,):
                 try:
                     zone.check()
                 except Exception as error:
                     self.differ(f"check() of {type(zone).__module__}: {type(error).__name__}: {error}", error)
+
+    @staticmethod
+    def always(state):
+        """
+        What never changes: pages come and go only with ``managed``.
+        """
+        return parts(state) - state["managed"]
 
     def tally(self, number, events, counters):
         """
@@ -343,7 +367,9 @@ def call(operation, target):
         result = operation(target)
     except pcpbuddy.PcpBuddyError as error:
         return type(error).__name__
-    return result if result is None or isinstance(result, (bool, int)) else [int(pfn) for pfn in result]
+    if result is None or isinstance(result, (bool, int)):
+        return result
+    return tuple(result) if hasattr(result, "_fields") else [int(pfn) for pfn in result]
 
 
 for target in pair:

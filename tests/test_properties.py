@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from statemachine import Different, Recipe, Twins, difference, parts, zones_of
+from statemachine import Different, Recipe, Refusing, Twins, difference, parts, zones_of
 from states import C, H, M, R, U, blank
 
 import pcpbuddy
@@ -344,6 +344,65 @@ class Machine(RuleBasedStateMachine):
             self.twins.do("online", dead[cpu % len(dead)])
         elif off:
             self.twins.do("offline", cpu % len(pcps))
+
+    # Contiguous memory
+
+    def a_pfn(self, number, step=1):
+        """
+        A page of some zone, or a multiple of step in it.
+        """
+        state = self.twins.states[number % len(self.twins.states)]
+        pfn = state["start_pfn"] + number * step % state["spanned"]
+        return pfn // step * step
+
+    @rule(
+        number=st.integers(0, 4000),
+        n=st.sampled_from([1, 5, 40, 300, 512, 700, 1024, 2000]),
+        whole=st.booleans(),
+        cma=st.booleans(),
+        refuse=st.sampled_from([0, 0, 0, 64, 3, 1]),
+        cpu=CPU,
+        mask=FAILING,
+    )
+    def alloc_contig_range(self, number, n, whole, cma, refuse, cpu, mask):
+        start = self.a_pfn(number, BLOCK if whole else 1)
+        self.fail(mask)
+        self.twins.do(
+            "alloc_contig_range", start, start + n, cma=cma, move=Refusing(refuse), cpu=self.online(cpu)
+        )
+
+    @rule(
+        count=st.sampled_from([1, 7, 64, 100, 512, 600, 1024]),
+        align=st.sampled_from([0, 0, 1, 3, 6, 9, 10]),
+        refuse=st.sampled_from([0, 0, 0, 64, 3, 1]),
+        cpu=CPU,
+        mask=FAILING,
+    )
+    def cma_alloc(self, count, align, refuse, cpu, mask):
+        if any(block[0] == C for state in self.twins.states for block in state["blocks"]):
+            self.fail(mask)
+            self.twins.do("cma_alloc", count, align, move=Refusing(refuse), cpu=self.online(cpu))
+
+    @rule(which=WHICH, cut=st.sampled_from([1, 1, 2]), cpu=CPU)
+    def cma_release(self, which, cut, cpu):
+        claimed = [run for state in self.twins.states for run in state["cma_claimed"]]
+        if claimed:
+            pfn, pages = claimed[which % len(claimed)]
+            self.twins.do("cma_release", pfn, -(-pages // cut), cpu=self.online(cpu))
+
+    @rule(
+        number=st.integers(0, 40),
+        blocks=st.sampled_from([1, 1, 2, 3]),
+        on=st.booleans(),
+        refuse=st.sampled_from([0, 0, 0, 64, 3]),
+        cpu=CPU,
+    )
+    def memory_hotplug(self, number, blocks, on, refuse, cpu):
+        start, pages, cpu = self.a_pfn(number, BLOCK), blocks * BLOCK, self.online(cpu)
+        if on:
+            self.twins.do("online_pages", start, pages, cpu=cpu)
+        else:
+            self.twins.do("offline_pages", start, pages, move=Refusing(refuse), cpu=cpu)
 
     # Going back, and starting from a state
 

@@ -97,10 +97,10 @@ cdef struct Contig:
     idx page                   # result of cma_alloc
 
 
-cdef inline void refuse(Contig *g, int reason, idx busy, int at) noexcept nogil:
+cdef inline void refuse(Contig *g, int reason, idx busy) noexcept nogil:
     g.reason = reason
     g.busy = busy
-    g.at = <uint8_t>at
+    g.at = G_UNISOLATE
     g.k = 0
 
 
@@ -134,7 +134,7 @@ cdef inline int isolate_next(Contig *g) noexcept nogil:
 cdef inline void isolate_on(Contig *g) noexcept nogil:
     """G_ISOLATED."""
     if g.call.got:
-        refuse(g, g.call.got, g.call.op.page, G_UNISOLATE)
+        refuse(g, g.call.got, g.call.op.page)
     else:
         g.isolated += 1
         g.at = G_ISOLATE
@@ -200,7 +200,7 @@ cdef inline int free_target(Contig *g) noexcept nogil:
 cdef inline int target_on(Contig *g) noexcept nogil:
     """G_TARGET."""
     if not g.call.page:
-        refuse(g, NO_TARGET, g.old, G_UNISOLATE)
+        refuse(g, NO_TARGET, g.old)
         return G_ON
     g.target = g.call.page
     g.to = g.node.zones[g.call.where]
@@ -218,7 +218,7 @@ cdef inline int moved_on(Contig *g) noexcept nogil:
         g.zone.counts[g.cpu].migrations_refused += 1
         free_target(g)
         if g.moved == GIVE_UP:
-            refuse(g, BUSY_PINNED, g.old, G_UNISOLATE)
+            refuse(g, BUSY_PINNED, g.old)
         return G_CALL
     g.migrated += 1 << word_order(g.word)
     g.zone.counts[g.cpu].pages_migrated += 1 << word_order(g.word)
@@ -245,7 +245,7 @@ cdef inline void test_on(Contig *g) noexcept nogil:
     elif g.offline and g.rounds < TRIES:
         g.at = G_DRAIN
     else:
-        refuse(g, g.call.got, g.call.op.page, G_UNISOLATE)
+        refuse(g, g.call.got, g.call.op.page)
 
 cdef inline int capture_next(Contig *g) noexcept nogil:
     """G_CAPTURE."""
@@ -433,8 +433,6 @@ cdef inline int later_next(Contig *g) noexcept nogil:
         return G_OVER
     return G_ON
 
-
-# -- beginnings ----------------------------------------------------------------------------------------------------
 
 cdef inline void begin_contig(Contig *g, Call *call, NodeRef *node, Zone *z, int flags, int cpu) noexcept nogil:
     g.call = call

@@ -4,7 +4,7 @@ Contiguous allocation, cma_alloc, and memory that goes off-line and comes on-lin
 What is done under one zone-lock hold is a method of the zone, here; ``Task`` is what a caller does, hold by hold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import names
@@ -26,8 +26,18 @@ GFP_TARGET = 0x104CC8  # GFP_USER | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL
 Move = Callable[[int, int, int], bool | None]
 
 
+def joined(pieces: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(first page, pages), ascending: what lies side by side as one."""
+    out: list[tuple[int, int]] = []
+    for pfn, pages in pieces:
+        if out and sum(out[-1]) == pfn:
+            pfn, pages = out[-1][0], out.pop()[1] + pages
+        out.append((pfn, pages))
+    return out
+
+
 class Contiguous(Isolation):
-    """What a zone does with isolated blocks; each method with a hold in its name's sense takes the zone lock once."""
+    """What is done with isolated blocks, and sizes that follow the memory."""
 
     def first_busy(self, start: int, end: int) -> Busy | None:
         """CT-5: the first page of the range that is not free in the zone, and why."""
@@ -67,16 +77,8 @@ class Contiguous(Isolation):
 
     def cma_areas(self) -> list[tuple[int, int]]:
         """CT-9: runs of whole C blocks: (first page, pages)."""
-        areas: list[tuple[int, int]] = []
-        for index, block in enumerate(self.blocks):
-            if block.type != names.CMA:
-                continue
-            pfn = self.block_pfn(index)
-            if areas and sum(areas[-1]) == pfn:
-                areas[-1] = areas[-1][0], areas[-1][1] + names.PAGEBLOCK_PAGES
-            else:
-                areas.append((pfn, names.PAGEBLOCK_PAGES))
-        return areas
+        blocks = (self.block_pfn(index) for index, block in enumerate(self.blocks) if block.type == names.CMA)
+        return joined((pfn, names.PAGEBLOCK_PAGES) for pfn in blocks)
 
     def clear_run(self, pfn: int, end: int, count: int, align: int) -> int | None:
         """CT-9: first fit in what is not handed out."""
@@ -119,6 +121,36 @@ class Contiguous(Isolation):
             self.pageset = [high_min, high_max, batch]
             if not self.pcp_disabled:
                 self.enable_pcps()
+
+
+class Face:
+    """Of a zone or a node; what each does with its arguments is told in contiguous.md."""
+
+    zones: "list[Zone]"
+
+    def alloc_contig_range(
+        self, start: int, end: int, *, cma: bool = False, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult:
+        """B-112: pages [start, end); what is movable there moves to elsewhere in these zones."""
+        return Task(self.zones, cpu, move).alloc_contig_range(start, end, cma)
+
+    def cma_alloc(
+        self, count: int, align: int = 0, *, area: int = 0, move: Move | None = None, cpu: int = 0
+    ) -> ContigResult:
+        """CT-9: pages of a CMA area, the first pfn a multiple of 2^align."""
+        return Task(self.zones, cpu, move).cma_alloc(count, align, area)
+
+    def cma_release(self, pfn: int, count: int, cpu: int = 0) -> None:
+        """CT-9."""
+        Task(self.zones, cpu).cma_release(pfn, count)
+
+    def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult:
+        """CT-11: whole pageblocks go off-line."""
+        return Task(self.zones, cpu, move).offline_pages(start, pages)
+
+    def online_pages(self, start: int, pages: int, cpu: int = 0) -> None:
+        """CT-12: they come back."""
+        Task(self.zones, cpu).online_pages(start, pages)
 
 
 class Task:

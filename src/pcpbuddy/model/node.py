@@ -9,14 +9,13 @@ from itertools import groupby
 from typing import Any, Self
 
 from .. import config, names
-from ..contig import ContigResult
 from ..errors import BadFree, UsageError
-from .contig import Move, Task
+from .contig import Face
 from .request import HIGHEST_ZONE, ZONE_INDEX, Request
 from .zone import Zone, check_batch
 
 
-class Node:
+class Node(Face):
     """The zones of one node, ascending by index."""
 
     def __init__(self, zones: Sequence[Zone]) -> None:
@@ -86,27 +85,8 @@ class Node:
     def split(self, pfn: int) -> None:
         self.zone_of(pfn).split(pfn)
 
-    def alloc_contig_range(
-        self, start: int, end: int, *, cma: bool = False, move: Move | None = None, cpu: int = 0
-    ) -> ContigResult:
-        return Task(self.zones, cpu, move).alloc_contig_range(start, end, cma)
-
-    def cma_alloc(
-        self, count: int, align: int = 0, *, area: int = 0, move: Move | None = None, cpu: int = 0
-    ) -> ContigResult:
-        return Task(self.zones, cpu, move).cma_alloc(count, align, area)
-
-    def cma_release(self, pfn: int, count: int, cpu: int = 0) -> None:
-        Task(self.zones, cpu).cma_release(pfn, count)
-
     def cma_areas(self) -> list[tuple[int, int]]:
         return [area for zone in self.zones for area in zone.cma_areas()]
-
-    def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult:
-        return Task(self.zones, cpu, move).offline_pages(start, pages)
-
-    def online_pages(self, start: int, pages: int, cpu: int = 0) -> None:
-        Task(self.zones, cpu).online_pages(start, pages)
 
     def drain(self, cpu: int | None = None) -> None:
         for zone in self.zones:

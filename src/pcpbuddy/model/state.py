@@ -10,6 +10,7 @@ from typing import Any
 from .. import names
 from ..config import Policy
 from ..errors import UsageError
+from .contig import joined
 from .memory import Allocation, Block, Chunk, Entry, Layout, Memory, PageList, Pcp, Run
 
 State = dict[str, Any]
@@ -35,7 +36,7 @@ def to_state(m: Memory) -> State:
         "free": {(order, mt): list(m.free_area[order][mt]) for order, mt in keys if m.free_area[order][mt]},
         "deferred": m.deferred[::-1],
         "allocated": {pfn: tuple(m.allocated[pfn]) for pfn in sorted(m.allocated)},
-        "cma_claimed": _as_runs(sorted(m.claimed)),
+        "cma_claimed": [list(run) for run in joined((pfn, 1) for pfn in sorted(m.claimed))],
         "pcp": [
             {
                 **{name: getattr(pcp, name) for name in _PCP_VALUES},
@@ -67,17 +68,6 @@ def fields(state: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
         "blocks": [Block(*block) for block in state["blocks"]],
         "pcps": [_pcp(pcp, Layout(policy)) for pcp in state["pcp"]],
     }
-
-
-def _as_runs(pfns: Iterable[int]) -> list[list[int]]:
-    """[first, pages] of what lies side by side."""
-    out: list[list[int]] = []
-    for pfn in pfns:
-        if out and sum(out[-1]) == pfn:
-            out[-1][1] += 1
-        else:
-            out.append([pfn, 1])
-    return out
 
 
 def _pcp(state: Mapping[str, Any], layout: Layout) -> Pcp:

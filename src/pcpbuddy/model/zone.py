@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Self
 
 from .. import config, names
-from ..contig import ContigResult
 from ..errors import BadFree, Corruption, CpuOffline, OutOfPages, UsageError
 from . import check, sizing, state
-from .contig import Contiguous, Move, Task
+from .contig import Contiguous, Face
 from .memory import COUNTERS, PB, Allocation, Block, Chunk, Entry, Memory, PageList, Pcp, largest_aligned
 from .paths import default_aflags
 
 
-class Zone(Contiguous):
+class Zone(Contiguous, Face):
     """
     A zone and its per-CPU lists, driven one operation at a time.
 
@@ -124,6 +123,11 @@ class Zone(Contiguous):
         """Raise Corruption for the first broken invariant."""
         for violation in check.violations(self):
             raise Corruption(violation)
+
+    @property
+    def zones(self) -> "list[Zone]":
+        """The zones that pages of contiguous ranges may move to."""
+        return [self]
 
     @property
     def cpus(self) -> int:
@@ -292,32 +296,6 @@ class Zone(Contiguous):
         self.begin(self._executing(None))
         self.pcps[cpu].online = 1
         self.resize()
-
-    # Contiguous memory (docs/reference/contiguous.md)
-
-    def alloc_contig_range(
-        self, start: int, end: int, *, cma: bool = False, move: Move | None = None, cpu: int = 0
-    ) -> ContigResult:
-        """B-112: pages [start, end), after what is movable there was moved to elsewhere in this zone."""
-        return Task([self], cpu, move).alloc_contig_range(start, end, cma)
-
-    def cma_alloc(
-        self, count: int, align: int = 0, *, area: int = 0, move: Move | None = None, cpu: int = 0
-    ) -> ContigResult:
-        """CT-9: pages of a CMA area, the first pfn a multiple of 2^align."""
-        return Task([self], cpu, move).cma_alloc(count, align, area)
-
-    def cma_release(self, pfn: int, count: int, cpu: int = 0) -> None:
-        """CT-9."""
-        Task([self], cpu).cma_release(pfn, count)
-
-    def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult:
-        """CT-11: whole pageblocks go off-line."""
-        return Task([self], cpu, move).offline_pages(start, pages)
-
-    def online_pages(self, start: int, pages: int, cpu: int = 0) -> None:
-        """CT-12: they come back."""
-        Task([self], cpu).online_pages(start, pages)
 
     def isolate(self, pfn: int, cma: bool = False, check: bool = True, by: int | None = None) -> bool:
         """B-110 of the block that holds pfn; check=False skips the test for unmovable pages. False: refused."""
