@@ -519,9 +519,10 @@ def test_y21_each_group_is_sorted_alone(make):
 # cma=balanced
 
 
-def test_y22_each_block_is_chosen_anew(make):
+@pytest.mark.parametrize("value", ["balanced", "rule"])
+def test_y22_each_block_is_chosen_anew(make, value):
     state = put(blank(4, {1: C, 3: C}, high=AUTO), (0, 4), (512, 5), (1024, 4), (1536, 3))
-    zone = make(own(state, 0, 0, 1, 2, 3), switched(cma="balanced"))
+    zone = make(own(state, 0, 0, 1, 2, 3), switched(cma=value))
     assert zone.alloc(0, M) == 0
     assert log(zone, "recover") == ["recover(512,5)", "recover(0,4)", "recover(1024,4)"]
     assert pcp_lists(zone) == lists("P0: 1* P1: 2* P2: 4* P3: 8* P4: 1024* P5: 512*")
@@ -551,6 +552,35 @@ def test_y23_no_block_of_the_preferred_type(make):
     assert free_lists(zone) == lists("F3[U]: 0, F1[C]: 1038, F4[C]: 1040, F5[C]: 1056")
     assert tuned(zone, "count high") == (13, 1021)
     assert owned(zone) == [0]
+
+
+# cma=rule
+
+
+def chunks_taken(zone):
+    return [event.removeprefix("chunk") for event in log(zone, "chunk")]
+
+
+def test_y78_small_chunks_of_the_preferred_type_first(make):
+    small = [(pfn, 2) for pfn in range(696, 511, -8)]
+    state = put(blank(2, {1: C}, high=FIXED_252), (64, 5), (0, 5), *small)
+    zone = make(state, switched(cma="rule"))
+    assert zone.alloc(0, M) == 602
+    from_cma = [f"({pfn},2)" for pfn in range(512, 576, 8)]
+    assert chunks_taken(zone) == [*from_cma, "(0,4)", "(576,2)", "(584,2)", "(592,2)", "(600,1)", "(602,0)"]
+    zone = make(state, "fixed")
+    assert zone.alloc(0, M) == 522
+    assert chunks_taken(zone) == ["(0,5)", "(64,4)", "(80,3)", "(512,2)", "(520,1)", "(522,0)"]
+
+
+def test_y79_the_other_type_at_last(make):
+    zone = make(put(blank(2, {1: C}, high=FIXED_252), (0, 5), (512, 6)), switched(cma="rule"))
+    zone.alloc(0, M)
+    assert chunks_taken(zone) == ["(512,5)", "(0,4)", "(544,3)", "(552,2)", "(556,1)", "(558,0)"]
+    zone = make(put(blank(2, {1: C}, high=FIXED_252), (0, 5), (512, 3)), switched(cma="rule"))
+    zone.alloc(0, M)
+    assert chunks_taken(zone) == ["(0,5)", "(512,3)"]
+    assert free_lists(zone) == {}
 
 
 # adopt=on

@@ -81,7 +81,7 @@ SWITCHES = (
     Switch("refill_hold", ("one", "per_phase"), "P-32", "zone-lock holds of one refill"),
     Switch("drain_by", ("freer", "owner", "visitor"), "P-45", "who drains an owner's PCP after a remote free"),
     Switch("pressure", ("owner", "local"), "P-40b", "where frees go while the zone is short of memory"),
-    Switch("cma", ("fixed", "as-posted", "balanced"), "P-33, P-36, P-81", "CMA in phases 0 and 2"),
+    Switch("cma", ("fixed", "as-posted", "balanced", "rule"), "P-33, P-36, P-81", "CMA in phases 0 and 2"),
     Switch("gate", ("fit", "always", "never", "min", "plenty"), "P-34", "when a refill may claim whole blocks"),
     Switch("phase0", ("on", "off"), "P-33", "recover fragments of own blocks"),
     Switch("phase2", ("on", "off"), "P-35", "take chunks larger than the request"),
@@ -296,6 +296,7 @@ PROFILES = {
             merge="tail",
             drain="near",
             high_growth="pages",
+            cma="rule",
         ),
     )
 }

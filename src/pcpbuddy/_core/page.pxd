@@ -106,6 +106,7 @@ cdef enum:
     CMA_FIXED = 0
     CMA_AS_POSTED = 1
     CMA_BALANCED = 2
+    CMA_RULE = 3
     GATE_FIT = 0
     GATE_ALWAYS = 1
     GATE_NEVER = 2

@@ -10,8 +10,8 @@ from .fallback cimport M_NORMAL, cma_first, own_take, zone_take
 from .op cimport Op
 from .ownership cimport own_link, own_unlink
 from .page cimport (
-    BELOW_HIGH, BUDDY, CAP_HIGH, CMA, CMA_AS_POSTED, CMA_BALANCED, GATE_ALWAYS, GATE_FIT, GATE_MIN, GATE_PLENTY,
-    MARK, MARK_ALL, MOVABLE, NR_FREE, NR_FREE_CMA, OFF, ON, OWNED_PER_TYPE, PB, PB_PAGES, PHASE3_REST,
+    BELOW_HIGH, BUDDY, CAP_HIGH, CMA, CMA_AS_POSTED, CMA_BALANCED, CMA_RULE, GATE_ALWAYS, GATE_FIT, GATE_MIN,
+    GATE_PLENTY, MARK, MARK_ALL, MOVABLE, NR_FREE, NR_FREE_CMA, OFF, ON, OWNED_PER_TYPE, PB, PB_PAGES, PHASE3_REST,
     SOURCE_OWN_TYPE, USE_CMA, Pcp, Zone, block_number, block_of, block_page, block_type, idx, owned_head, word_of,
     word_order,
 )
@@ -116,11 +116,15 @@ cdef inline uint32_t next_match(Zone *z, Op *op, Walk *walk, int T, int other) n
         z.counts[op.cpu].skipped_blocks += 1
     return 0
 
+cdef inline bint asks_per_block(Zone *z, Op *op) noexcept nogil:
+    """P-81: is the 50 % rule asked before each block of phase 0?"""
+    return z.s.policy.cma >= CMA_BALANCED and cma_too(z, op)
+
 cdef inline uint32_t choose_block(Zone *z, Op *op, Walk *walk) noexcept nogil:
     cdef int T = op.type
     cdef int other = CMA if cma_too(z, op) else NO_TYPE
     cdef uint32_t n
-    if z.s.policy.cma == CMA_BALANCED and other == CMA and rule_says_cma(z, op):
+    if asks_per_block(z, op) and rule_says_cma(z, op):
         T, other = CMA, T
     if z.s.policy.owned_lists == OWNED_PER_TYPE:
         n = head_of_type(z, op.cpu, T)
@@ -128,7 +132,7 @@ cdef inline uint32_t choose_block(Zone *z, Op *op, Walk *walk) noexcept nogil:
             n = head_of_type(z, op.cpu, other)
         walk.blocks += n != 0
         return n
-    if z.s.policy.cma == CMA_BALANCED and cma_too(z, op):
+    if asks_per_block(z, op):
         return first_preferred(z, op, walk, T, other)
     return next_match(z, op, walk, T, other)
 
@@ -220,6 +224,34 @@ cdef inline idx find_chunk(Zone *z, int c, int o, int T) noexcept nogil:
             return i
     return 0
 
+cdef inline idx largest_chunk(Zone *z, Op *op, int T, int *k) noexcept nogil:
+    """The largest chunk of one type that is not more than is wanted; k: its order, and none before was larger."""
+    cdef idx i = 0
+    while k[0] >= op.order and not i:
+        if (1 << k[0]) <= op.want - op.gained or k[0] == op.order:
+            i = find_chunk(z, op.cpu, k[0], T)
+        if not i:
+            k[0] -= 1
+    return i
+
+cdef inline void phase2_by_rule(Zone *z, Op *op) noexcept nogil:
+    """P-36, cma=rule: before a chunk of the other type come all of the preferred one, the small ones too."""
+    cdef int k[2]
+    cdef bint rule
+    cdef bint cma = True
+    cdef idx i = 1
+    k[0] = PB - 1
+    k[1] = PB - 1
+    while i and op.gained < op.want:
+        rule = rule_says_cma(z, op)
+        cma = rule
+        i = largest_chunk(z, op, CMA if cma else op.type, &k[cma])
+        if not i:
+            cma = not rule
+            i = largest_chunk(z, op, CMA if cma else op.type, &k[cma])
+        if i:
+            obtained(z, op, 2, i, k[cma], adopt(z, op.cpu, i, k[cma]), rule)
+
 cdef inline void phase2(Zone *z, Op *op) noexcept nogil:
     """P-35: chunks larger than the request, without stealing. The 50 % rule is applied per chunk (P-36)."""
     cdef int k = PB - 1
@@ -227,6 +259,9 @@ cdef inline void phase2(Zone *z, Op *op) noexcept nogil:
     cdef bint with_cma = cma_too(z, op)
     cdef bint rule
     cdef idx i
+    if with_cma and z.s.policy.cma == CMA_RULE:
+        phase2_by_rule(z, op)
+        return
     while k > op.order and (1 << k) > op.want - op.gained:
         k -= 1
     while k >= op.order and op.gained < op.want:

@@ -4,7 +4,7 @@ Refill of a PCP from the zone: own fragments, whole blocks, chunks, single runs 
 The PCP's lock is held; the zone lock is taken here, once for all phases or once for each.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from .. import names
@@ -50,7 +50,7 @@ class Refill(Remote):
         got = 0
         cma = self._cma_too(mt, aflags)
         self.count(walks=1)
-        blocks = self._balance(cpu) if cma and self.policy.cma == "balanced" else self._walk(cpu, mt, cma)
+        blocks = self._balance(cpu) if cma and self.policy.cma in ("balanced", "rule") else self._walk(cpu, mt, cma)
         while got < missing and not self._capped(cpu):
             index = next(blocks, None)
             if index is None:
@@ -151,16 +151,10 @@ class Refill(Remote):
     def _take_chunks(self, cpu: int, missing: int, order: int, mt: int, aflags: int) -> int:
         """Phase 2, P-35: the largest chunks that are not too large; no stealing, ownership by adoption only."""
         got = 0
-        current = max(order, min(missing.bit_length() - 1, 8))
-        while current >= order and got < missing:
-            found = None
-            if 1 << current <= missing - got or current == order:
-                found = self._find_chunk(current, mt, aflags)
-            if found is None:
-                current -= 1
-                continue
-            chunk_type = self.chunks[found].type
-            pfn = self.take_chunk(found, current)
+        while got < missing and (found := self._find_chunk(missing - got, order, mt, aflags)) is not None:
+            head, current = found
+            chunk_type = self.chunks[head].type
+            pfn = self.take_chunk(head, current)
             self.emit_zone_locked(pfn, current, chunk_type)
             self.emit("chunk", pfn, current)
             adopted = self._adopted(cpu, pfn, current)
@@ -176,12 +170,18 @@ class Refill(Remote):
         self.adopt(self.block_index(pfn), cpu)
         return True
 
-    def _find_chunk(self, current: int, mt: int, aflags: int) -> int | None:
-        """From the smallest sufficient order, type by type; the 50 % rule decides which is first (P-36)."""
-        for chunk_type in self._by_half(mt) if self._cma_too(mt, aflags) else [mt]:
+    def _find_chunk(self, room: int, order: int, mt: int, aflags: int) -> tuple[int, int] | None:
+        """The next chunk and the order to take of it: the largest, of both types (P-36), or of the preferred (rule)."""
+        types: Sequence[int] = self._by_half(mt) if self._cma_too(mt, aflags) else (mt,)
+        orders = range(max(order, min(room.bit_length() - 1, 8)), order - 1, -1)
+        if self.policy.cma == "rule":
+            choices = ((current, chunk_type) for chunk_type in types for current in orders)
+        else:
+            choices = ((current, chunk_type) for current in orders for chunk_type in types)
+        for current, chunk_type in choices:
             for free_lists in self.free_area[current : self.policy.phase2_max + 1]:
                 if free_lists[chunk_type]:
-                    return free_lists[chunk_type].head
+                    return free_lists[chunk_type].head, current
         return None
 
     def _take_runs(self, cpu: int, missing: int, order: int, mt: int, aflags: int) -> int:
