@@ -78,7 +78,7 @@ def test_a_merge_pass_is_no_longer_than_its_drain():
 
 def test_what_it_is():
     """
-    As docs/decisions/0006-tuned.md has it: fixed, with seven other values.
+    As docs/decisions/0006-tuned.md has it: fixed, with eight other values.
     """
     tuned, fixed = config.PROFILES["tuned"].switches(), config.PROFILES["fixed"].switches()
     assert {name: value for name, value in tuned.items() if value != fixed[name]} == {
@@ -89,6 +89,7 @@ def test_what_it_is():
         "merge": "tail",
         "drain": "near",
         "high_growth": "pages",
+        "cma": "rule",
     }
 
 
