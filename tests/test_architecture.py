@@ -135,8 +135,8 @@ def test_the_reference_says_where_each_switch_lives():
 
 def test_the_model_is_short():
     """
-    L5: under 2,000 lines of code, all switches included; contig.py, which asks it for ranges, apart. Blank lines, comments
-    and docstrings are not code.
+    L5: under 2,000 lines of code, all switches included; contig.py, which asks it for ranges, apart. Blank lines,
+    comments and docstrings are not code.
     """
     total = 0
     for path in set((SOURCE / "model").glob("*.py")) - {SOURCE / "model" / "contig.py"}:

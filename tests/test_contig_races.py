@@ -18,7 +18,7 @@ from pcpbuddy.contig import CONTIG_REASONS
 BLOCK = 512
 MOVABLE = 0x100CCA
 ROOMY = {"batch": 7, "high_min": 1200, "high_max": 1200, "stat_threshold": 0, "watermark": (0, 0, 0, 0)}
-# What a page that is in somebody's hands may be found as; "unmovable" if it was handed out a moment ago (LRU comes later).
+# What a page that is in somebody's hands may be found as; "unmovable" if it was handed out a moment ago.
 BUSY_LATER = ("pcp", "owned", "remote", "pinned", "unmovable")
 
 
@@ -135,7 +135,7 @@ def finish(schedule):
 
 def one_order(policy, cma, make_other, begun, steps):
     """
-    The contiguous allocation so far, the other call so far, then both to their ends. Returns (scene, did both get there).
+    The contiguous allocation so far, the other call so far, then both to their ends. Returns (result, so far?).
     """
     scene = Scene(policy, cma)
     first = scene.block(cma)

@@ -94,9 +94,7 @@ def test_names_in_the_text_exist_too():
 
 
 def test_every_rule_named_exists():
-    baseline, rfc, contiguous = (
-        (REFERENCE / name).read_text() for name in ("baseline.md", "rfc.md", "contiguous.md")
-    )
+    baseline, rfc, contiguous = ((REFERENCE / name).read_text() for name in ("baseline.md", "rfc.md", "contiguous.md"))
     known = set(re.findall(r"\*\*(B-\d+|V\d+)\b", baseline)) | set(re.findall(r"\*\*(P-\d+b?)\b", rfc))
     known |= set(re.findall(r"\*\*(CT-\d+) ", contiguous))
     known |= set(re.findall(r"\b(I-\d+) [A-Zo]", rfc.split("## 14.")[1].split("## 15.")[0]))

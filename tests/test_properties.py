@@ -367,9 +367,7 @@ class Machine(RuleBasedStateMachine):
     def alloc_contig_range(self, number, n, whole, cma, refuse, cpu, mask):
         start = self.a_pfn(number, BLOCK if whole else 1)
         self.fail(mask)
-        self.twins.do(
-            "alloc_contig_range", start, start + n, cma=cma, move=Refusing(refuse), cpu=self.online(cpu)
-        )
+        self.twins.do("alloc_contig_range", start, start + n, cma=cma, move=Refusing(refuse), cpu=self.online(cpu))
 
     @rule(
         count=st.sampled_from([1, 7, 64, 100, 512, 600, 1024]),

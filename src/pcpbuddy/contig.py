@@ -28,9 +28,9 @@ class ContigResult(NamedTuple):
     """
     What a contiguous request got, and what it took.
 
-    pfn: the first page of the range; None: it failed. reason: "" or one of CONTIG_REASONS. page: the pfn that stood in the
-    way. pages_migrated: pages moved out of all ranges that were tried. refused: moves that ``move`` refused, each time.
-    tried: (start, end, reason, page) of each range, in order, the one that was obtained included.
+    pfn: the first page of the range; None: it failed. reason: "" or one of CONTIG_REASONS. page: the pfn that stood in
+    the way. pages_migrated: pages moved out of all ranges that were tried. refused: moves that ``move`` refused, each
+    time. tried: (start, end, reason, page) of each range, in order, the one that was obtained included.
     """
 
     pfn: int | None

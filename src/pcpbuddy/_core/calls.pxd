@@ -8,8 +8,8 @@ from .node cimport NodeRef, fast_flags, gfp_type, gfp_zone, next_zone, passing, 
 from .op cimport Op
 from .page cimport NOFRAGMENT, Zone, idx
 from .request cimport (
-    begin_alloc, begin_bulk, begin_drain_zone, begin_free_contig, begin_free_run, begin_isolate, begin_offline, begin_tick, carry,
-    decay_high,
+    begin_alloc, begin_bulk, begin_drain_zone, begin_free_contig, begin_free_run, begin_isolate, begin_offline,
+    begin_tick, carry, decay_high,
 )
 from .sizing cimport resize
 

@@ -1,4 +1,4 @@
-# Contiguous allocation, cma_alloc, and memory that goes off-line and comes on-line (contiguous.md, baseline section 14).
+# Contiguous allocation, cma_alloc, and memory that goes off-line and comes back (contiguous.md, baseline section 14).
 #
 # Each is a row of whole calls: `contig_next` prepares the next in g.call, and finds its results there when it is over.
 # Between two calls no lock is held. Who carries them out is also asked to move pages, since only it knows who has them.
@@ -11,8 +11,8 @@ from .isolation cimport BUSY_PINNED, NO_RUN, NO_TARGET, OBTAINED
 from .node cimport NodeRef
 from .op cimport Z_CAPTURE, Z_ISOLATE, Z_TEST, Z_UNISOLATE
 from .page cimport (
-    ALLOC, HOLE, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STATE_MASK, Zone, block_of, idx, is_claimed,
-    pfn_of, set_block_type, set_claimed, set_word, split_page, word_of, word_order,
+    ALLOC, HOLE, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STATE_MASK, Zone, block_of, idx,
+    is_claimed, pfn_of, set_block_type, set_claimed, set_word, split_page, word_of, word_order,
 )
 from .request cimport (
     begin_alloc, begin_direct, begin_drain_zone, begin_free, begin_free_contig, begin_section,

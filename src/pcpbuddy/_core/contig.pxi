@@ -46,7 +46,8 @@ cdef class Contig(Call):
     def alloc(nodes, int64_t start, int64_t end, bint cma=False, int cpu=0):
         cdef Contig self = Contig.__new__(Contig)
         cdef CZone *z = &self.in_zone(nodes, start, end, cpu).z
-        begin_alloc_contig(&self.g, &self.call, &self.ref, z, index_of(z, start), index_of(z, end), FOR_CMA if cma else 0, cpu)
+        cdef int flags = FOR_CMA if cma else 0
+        begin_alloc_contig(&self.g, &self.call, &self.ref, z, index_of(z, start), index_of(z, end), flags, cpu)
         return self
 
     @staticmethod
@@ -61,7 +62,9 @@ cdef class Contig(Call):
             raise UsageError(f"{count} pages aligned to order {align}: expected 1 or more, and 0..{MAX_ALIGN}")
         pfn, pages = areas[area]
         z = &self.in_zone(nodes, pfn, pfn + pages, cpu).z
-        begin_cma_alloc(&self.g, &self.call, &self.ref, z, index_of(z, pfn), index_of(z, pfn + pages), count, align, cpu)
+        begin_cma_alloc(
+            &self.g, &self.call, &self.ref, z, index_of(z, pfn), index_of(z, pfn + pages), count, align, cpu
+        )
         return self
 
     @staticmethod
@@ -112,9 +115,8 @@ cdef class Contig(Call):
 
     cdef tuple move(self):
         """What G_MOVE is about: (old pfn, new pfn, order)."""
-        return (
-            pfn_of(&self.zone.z, self.g.old), pfn_of(self.g.to, self.g.target), word_order(word_of(self.g.to, self.g.target))
-        )
+        cdef CContig *g = &self.g
+        return pfn_of(g.zone, g.old), pfn_of(g.to, g.target), word_order(word_of(g.to, g.target))
 
     def run(self, move=None):
         """To the end, on one thread. move(old_pfn, new_pfn, order): False refuses."""
@@ -136,7 +138,7 @@ cdef class Contig(Call):
         return self.result
 
     def step(self, bint got=True):
-        """As of a Call. Also ("move", ...), which the next step answers; ("next", ()): a call is over, more are to come."""
+        """As of a Call. Also ("move", ...), which the next step answers, and ("next", ()): a call is over."""
         if self.calling:
             return self.further(got)
         if self.asked == G_MOVE:

@@ -140,8 +140,8 @@ class Zone:
 
         cma: for a CMA allocation. move(old_pfn, new_pfn, order): moves the contents of an allocation, and notes where it
         is from then on; False refuses, nothing said is a yes. Without it all moves are granted. The pages are
-        allocations of order 0, not movable; ``free_contig`` gives them back. A failure is no exception: the result says
-        what stood in the way. What ``move`` raises comes out after everything has been put back.
+        allocations of order 0, not movable; ``free_contig`` gives them back. A failure is no exception: the result
+        says what stood in the way. What ``move`` raises comes out after everything has been put back.
         Raises UsageError, CpuOffline.
         """
 
@@ -166,7 +166,7 @@ class Zone:
 
     def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult:
         """
-        Memory goes off-line: whole pageblocks, emptied as by ``alloc_contig_range``, are holes afterwards (CT-10, CT-11).
+        Memory goes off-line: whole pageblocks, emptied as by ``alloc_contig_range``, become holes (CT-10, CT-11).
         """
 
     def online_pages(self, start: int, pages: int, cpu: int = 0) -> None:
@@ -386,9 +386,7 @@ class Contig(Call):
         nodes: Node | Sequence[Node], start: int, end: int, cma: bool = False, cpu: int = 0
     ) -> Contig: ...
     @staticmethod
-    def cma_alloc(
-        nodes: Node | Sequence[Node], count: int, align: int = 0, area: int = 0, cpu: int = 0
-    ) -> Contig: ...
+    def cma_alloc(nodes: Node | Sequence[Node], count: int, align: int = 0, area: int = 0, cpu: int = 0) -> Contig: ...
     @staticmethod
     def cma_release(nodes: Node | Sequence[Node], pfn: int, count: int, cpu: int = 0) -> Contig: ...
     @staticmethod
@@ -398,8 +396,8 @@ class Contig(Call):
     def run(self, move: Move | None = None) -> ContigResult: ...
     def step(self, got: bool = True) -> tuple[str, tuple[Any, ...]] | None:
         """
-        As of a Call. Also ("move", (old_pfn, new_pfn, order)): a page is to be moved, got says at the next step whether it
-        was. ("next", ()): a call is over, more are to come.
+        As of a Call. Also ("move", (old_pfn, new_pfn, order)): a page is to be moved, got says at the next step whether
+        it was. ("next", ()): a call is over, more are to come.
         """
 
     @property

@@ -46,7 +46,7 @@ from .page cimport (
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
 from .request cimport bulk_watermark_ok, lowest_online
 from .sizing cimport (
-    auto_watermarks, default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, thp_min_free_kbytes, threshold, zone_watermarks,
+    auto_watermarks, default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, threshold, zone_watermarks,
 )
 from .watermark cimport watermark_ok
 

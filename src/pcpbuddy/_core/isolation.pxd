@@ -76,7 +76,7 @@ cdef inline void set_isolated(Zone *z, int cpu, idx start, bint isolate) noexcep
         store8(&b.eff, <uint8_t>after)
 
 cdef inline int isolate_block(Zone *z, int cpu, idx *page, bint for_cma, bint check) noexcept nogil:
-    """B-110 of page's block. T7: an isolated block is nobody's. Returns 0, or what stood in the way, and at which page."""
+    """B-110 of page's block. T7: an isolated block is nobody's. Returns 0, or what stood in the way, and where."""
     cdef idx start = page[0] & ~(<idx>PB_PAGES - 1)
     cdef int reason
     page[0] = start

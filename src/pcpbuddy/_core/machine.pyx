@@ -33,8 +33,8 @@ from .op cimport (
 )
 from .page cimport (
     ALLOC, CMA, HOLE, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE,
-    NR_FREE_CMA, NR_ORDERS, PB, PB_PAGES, RECLAIM_ACTIVE, STATE_MASK, Counts, Zone as CZone, Zone, ZoneState, block_page,
-    first_block, idx, index_of, pfn_of, split_page, word_of, word_order,
+    NR_FREE_CMA, NR_ORDERS, PB, PB_PAGES, RECLAIM_ACTIVE, STATE_MASK, Counts, Zone as CZone, Zone, ZoneState,
+    block_page, first_block, idx, index_of, pfn_of, split_page, word_of, word_order,
 )
 from .replay cimport (
     H_BIAS, H_FAILED, H_UNKNOWN, R_ALLOC, R_BULK, R_BULK_MORE, R_FOLD, R_FREE, R_ISOLATE, R_OFFLINE, R_ONLINE, R_TICK,

@@ -103,6 +103,7 @@ cdef bint begin_memory(Sim *s, int cpu, Context *x, Instruction *i) noexcept nog
     cdef int64_t first = -(-z.s.start_pfn // PB_PAGES) + i.a
     cdef idx start = index_of(z, first << PB)
     cdef idx end = start + (i.b << PB)
+    cdef int what
     if (first + i.b) << PB > z.s.start_pfn + z.s.spanned or (
         i.op == I_ONLINE_MEMORY and not all_holes(z, start, end)
     ):
@@ -115,9 +116,8 @@ cdef bint begin_memory(Sim *s, int cpu, Context *x, Instruction *i) noexcept nog
         begin_offline_pages(&run.contig, &run.call, node, z, start, end, cpu)
     else:
         begin_online_pages(&run.contig, &run.call, z, start, end, cpu)
-    log(
-        s, cpu, L_OFFLINE_MEMORY if i.op == I_OFFLINE_MEMORY else L_ONLINE_MEMORY, zone, pfn_of(z, start), i.b << PB, 0, 0
-    )
+    what = L_OFFLINE_MEMORY if i.op == I_OFFLINE_MEMORY else L_ONLINE_MEMORY
+    log(s, cpu, what, zone, pfn_of(z, start), i.b << PB, 0, 0)
     return True
 
 cdef bint all_holes(Zone *z, idx i, idx end) noexcept nogil:

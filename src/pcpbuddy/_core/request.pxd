@@ -9,9 +9,9 @@ from .atomic cimport fence, release32, store8
 from .buddy cimport visible
 from .call cimport (
     AGAIN, ANSWERED, CALL_ALLOC, CALL_BATCH, CALL_BULK, CALL_DRAIN, CALL_FREE, CALL_OFFLINE, CALL_RUN, CALL_SECTION,
-    CALL_TICK, FAST, ISOLATED, LAST, O_DRAIN, O_FOLD, O_RESIZE, O_START, OVER, READY, RUN, SLOW, S_DRAIN, S_FLUSH, T_ABSORB,
-    T_DECAY, T_EXPIRE, T_START, W_BULK, W_BULK_TRIED, W_DRAINED, W_TRIED, W_UNRESERVE, W_UNRESERVED, W_ZONE, Call,
-    begin_call, bulk_op, drain_everything, drain_op, flush_op, free_op, sweep, zone_op,
+    CALL_TICK, FAST, ISOLATED, LAST, O_DRAIN, O_FOLD, O_RESIZE, O_START, OVER, READY, RUN, SLOW, S_DRAIN, S_FLUSH,
+    T_ABSORB, T_DECAY, T_EXPIRE, T_START, W_BULK, W_BULK_TRIED, W_DRAINED, W_TRIED, W_UNRESERVE, W_UNRESERVED, W_ZONE,
+    Call, begin_call, bulk_op, drain_everything, drain_op, flush_op, free_op, sweep, zone_op,
 )
 from .driver cimport begin
 from .events cimport E_FREE, emit

@@ -126,31 +126,33 @@ class Contiguous(Isolation):
 class Face:
     """Of a zone or a node; what each does with its arguments is told in contiguous.md."""
 
-    zones: "list[Zone]"
+    def members(self) -> "Sequence[Zone]":
+        """The zones that pages of contiguous ranges may move to."""
+        raise NotImplementedError
 
     def alloc_contig_range(
         self, start: int, end: int, *, cma: bool = False, move: Move | None = None, cpu: int = 0
     ) -> ContigResult:
         """B-112: pages [start, end); what is movable there moves to elsewhere in these zones."""
-        return Task(self.zones, cpu, move).alloc_contig_range(start, end, cma)
+        return Task(self.members(), cpu, move).alloc_contig_range(start, end, cma)
 
     def cma_alloc(
         self, count: int, align: int = 0, *, area: int = 0, move: Move | None = None, cpu: int = 0
     ) -> ContigResult:
         """CT-9: pages of a CMA area, the first pfn a multiple of 2^align."""
-        return Task(self.zones, cpu, move).cma_alloc(count, align, area)
+        return Task(self.members(), cpu, move).cma_alloc(count, align, area)
 
     def cma_release(self, pfn: int, count: int, cpu: int = 0) -> None:
         """CT-9."""
-        Task(self.zones, cpu).cma_release(pfn, count)
+        Task(self.members(), cpu).cma_release(pfn, count)
 
     def offline_pages(self, start: int, pages: int, *, move: Move | None = None, cpu: int = 0) -> ContigResult:
         """CT-11: whole pageblocks go off-line."""
-        return Task(self.zones, cpu, move).offline_pages(start, pages)
+        return Task(self.members(), cpu, move).offline_pages(start, pages)
 
     def online_pages(self, start: int, pages: int, cpu: int = 0) -> None:
         """CT-12: they come back."""
-        Task(self.zones, cpu).online_pages(start, pages)
+        Task(self.members(), cpu).online_pages(start, pages)
 
 
 class Task:

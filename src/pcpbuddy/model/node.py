@@ -85,6 +85,9 @@ class Node(Face):
     def split(self, pfn: int) -> None:
         self.zone_of(pfn).split(pfn)
 
+    def members(self) -> Sequence[Zone]:
+        return self.zones
+
     def cma_areas(self) -> list[tuple[int, int]]:
         return [area for zone in self.zones for area in zone.cma_areas()]
 

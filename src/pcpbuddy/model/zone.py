@@ -124,9 +124,7 @@ class Zone(Contiguous, Face):
         for violation in check.violations(self):
             raise Corruption(violation)
 
-    @property
-    def zones(self) -> "list[Zone]":
-        """The zones that pages of contiguous ranges may move to."""
+    def members(self) -> "Sequence[Zone]":
         return [self]
 
     @property

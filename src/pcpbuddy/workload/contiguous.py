@@ -25,7 +25,13 @@ def _churn(p: Program, touched: Queue, part: int) -> None:
 
 
 def cma_alloc(
-    plan: Plan, *, buffer_mib: int = 16, align: int = 8, fill: float = 0.6, use_us: float = 5000, move_ns: float = MOVE_NS
+    plan: Plan,
+    *,
+    buffer_mib: int = 16,
+    align: int = 8,
+    fill: float = 0.6,
+    use_us: float = 5000,
+    move_ns: float = MOVE_NS,
 ) -> Load:
     """
     A driver takes a contiguous buffer out of a CMA area that processes use, and gives it back, again and again.
@@ -34,8 +40,9 @@ def cma_alloc(
     and keeps dropping and touching parts of it. On CPU 0 the driver allocates a buffer with cma_alloc, uses it, and
     releases it; everything movable in the buffer's place has to be moved out first.
 
-    buffer_mib: of one buffer. align: order of its alignment (the kernel's CONFIG_CMA_ALIGNMENT is 8). fill: share of memory
-    that the processes use. use_us: mean time that a buffer is used, and between two. move_ns: for each page moved.
+    buffer_mib: of one buffer. align: order of its alignment (the kernel's CONFIG_CMA_ALIGNMENT is 8). fill: share of
+    memory that the processes use. use_us: mean time that a buffer is used, and between two. move_ns: for each page
+    moved.
     Memory: 64 MiB for each CPU, unless it is given. cma is 0.5 here, unless it is given; with less than half of
     free memory in CMA blocks, mainline's 50 % rule (B-40) keeps the processes out of them.
     """
@@ -75,13 +82,15 @@ def cma_alloc(
     return plan.load(unit="buffers asked for", duration_ns=500e6)
 
 
-def cycle(plan: Plan, *, block_mib: int = 128, away_us: float = 2000, mapping_mib: int = 8, move_ns: float = MOVE_NS) -> Load:
+def cycle(
+    plan: Plan, *, block_mib: int = 128, away_us: float = 2000, mapping_mib: int = 8, move_ns: float = MOVE_NS
+) -> Load:
     """
     A CPU and a memory block go off-line and come back, in turns, while every CPU touches and unmaps memory.
 
-    What it stands for: virtual machines that grow and shrink, and firmware that takes a failing module away. CPU 0 takes
-    the last CPU off-line, brings it back, then a memory block, which is emptied first (offline_pages), and brings that
-    back. Each CPU maps, touches and unmaps as in wis/page_fault1 all the while, CPU 0 between its other work.
+    What it stands for: virtual machines that grow and shrink, and firmware that takes a failing module away. CPU 0
+    takes the last CPU off-line, brings it back, then a memory block, which is emptied first (offline_pages), and brings
+    that back. Each CPU maps, touches and unmaps as in wis/page_fault1 all the while, CPU 0 between its other work.
 
     block_mib: of a memory block (128 on x86 up to 64 GiB of memory). away_us: mean time off-line, and between two.
     mapping_mib: of each process, in steps of 2. move_ns: for each page moved.
