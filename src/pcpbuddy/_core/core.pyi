@@ -138,8 +138,8 @@ class Zone:
         """
         Pages [start, end), whatever is movable there moved out (B-112, CT-1 to CT-8).
 
-        cma: for a CMA allocation. move(old_pfn, new_pfn, order): moves the contents of an allocation, and notes where it
-        is from then on; False refuses, nothing said is a yes. Without it all moves are granted. The pages are
+        cma: for a CMA allocation. move(old_pfn, new_pfn, order): moves the contents of an allocation, and notes where
+        it is from then on; False refuses, nothing said is a yes. Without it all moves are granted. The pages are
         allocations of order 0, not movable; ``free_contig`` gives them back. A failure is no exception: the result
         says what stood in the way. What ``move`` raises comes out after everything has been put back.
         Raises UsageError, CpuOffline.
