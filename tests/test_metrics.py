@@ -8,6 +8,7 @@ import pytest
 import pcpbuddy
 from pcpbuddy import metrics
 from pcpbuddy._core import HandleReplay
+from pcpbuddy.contig import CONTIG_REASONS
 from pcpbuddy.names import GFP_HIGHUSER_MOVABLE, MIGRATETYPE_NAMES
 from pcpbuddy.requests import ALLOC, FREE, REQUEST
 
@@ -34,6 +35,8 @@ NAMES = {
     *(f"frag.{index}_{order}" for index in ("index", "unusable") for order in range(1, 11)),
     *("pcp.parked_pages", "pcp.parked_pages_max", "owned.blocks", "owned.walk_len.p99", "owned.skipped"),
     *("owned.walks", "owned.walked", "owned.scanned_pfns", "pcp.merge_visited", "drain.entries", "drain.pages"),
+    *("contig.ranges", *(f"contig.ranges.{reason or 'ok'}" for reason in CONTIG_REASONS), "contig.ok_share"),
+    *("contig.pages", "contig.pages_migrated", "contig.moves_refused"),
 }
 OF_THE_RUN = {"frees.unknown", "frees.double", "pcp.parked_pages_max"}
 
