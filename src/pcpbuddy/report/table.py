@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from ..comparison import Comparison, PolicyRun
+from ..contig import CONTIG_REASONS
 from ..names import MIGRATETYPE_NAMES
 
 __all__ = ["table"]
@@ -110,6 +111,18 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("owned.scanned_pfns", "  page frames looked at", COUNT),
             ("owned.walk_len.p99", "blocks per walk, p99", COUNT),
             ("owned.skipped", "blocks skipped in walks", COUNT),
+        ),
+    ),
+    (
+        "contiguous ranges",
+        (
+            ("contig.ranges", "ranges tried", COUNT),
+            ("contig.ranges.ok", "  obtained", COUNT),
+            *((f"contig.ranges.{reason}", f"  not: {reason}", COUNT) for reason in CONTIG_REASONS[1:]),
+            ("contig.ok_share", "obtained", SHARE),
+            ("contig.pages", "pages handed out", COUNT),
+            ("contig.pages_migrated", "pages moved out of the way", COUNT),
+            ("contig.moves_refused", "moves refused", COUNT),
         ),
     ),
 )
