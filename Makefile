@@ -37,7 +37,7 @@ test-long: $(VENV)/test
 lint: $(VENV)/lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src/pcpbuddy/_core/*.pyx src/pcpbuddy/_core/*.pxd src/pcpbuddy/_core/*.pxi
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src/pcpbuddy/*/*.pyx src/pcpbuddy/*/*.pxd src/pcpbuddy/*/*.pxi
 	$(VENV)/bin/codespell README.md CHANGELOG.md docs src tests bench examples tools recordings/README.md
 	$(VENV)/bin/mypy src/pcpbuddy
 

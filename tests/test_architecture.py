@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "pcpbuddy"
 LAYERS = [
     {"errors", "names"},
     {"config", "contig", "requests", "quantities", "statistics"},
-    {"model", "_core", "manifest"},
+    {"model", "_core", "manifest", "trace"},
     {"procfs", "recording", "costs"},
     {"zone", "workload"},
     {"metrics"},

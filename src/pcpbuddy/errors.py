@@ -13,6 +13,7 @@ __all__ = [
     "OutOfPages",
     "PcpBuddyError",
     "RecordingError",
+    "TraceError",
     "UsageError",
 ]
 
@@ -62,4 +63,10 @@ class Corruption(PcpBuddyError):
 class RecordingError(PcpBuddyError):
     """
     A file is not a recording, is damaged, or does not belong to its snapshot.
+    """
+
+
+class TraceError(PcpBuddyError):
+    """
+    A trace that cannot be read: another form, damaged, cut off; the message names the file and the place in it.
     """

@@ -1,0 +1,244 @@
+"""
+The one shape of an event, whatever it was read from: columns, event names, and which field fills which column.
+
+Names and meanings are those of the recordings (docs/reference/replay.md); what was added for the companions of the
+page allocator's events is said in docs/reference/traces.md. A batch is an array of EVENT records, null is NULL64 or
+NULL32; texts are numbers of entries in the batch's own tables.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "ARROW",
+    "EVENT",
+    "EVENTS",
+    "KNOWN",
+    "NULL32",
+    "NULL64",
+    "TEXTS",
+    "Batch",
+    "Field",
+    "blank",
+    "columns",
+    "place",
+]
+
+NULL64 = -(1 << 62)
+NULL32 = -(1 << 31)
+
+# Column -> (type in memory, type in a file). The first nine are what every form fills and the compiled readers know
+# by place; their order is that of the struct in _parse.pyx.
+_COLUMNS = {
+    "ts_ns": ("i8", "int64"),
+    "cpu_seq": ("i8", "int64"),
+    "cpu": ("i4", "int16"),
+    "pid": ("i4", "int32"),
+    "comm": ("i4", "text"),
+    "event": ("i4", "event"),
+    "irq_flags": ("i4", "uint8"),
+    "preempt_count": ("i4", "uint8"),
+    "marker": ("i4", "text"),
+    "order": ("i4", "int8"),
+    "pfn": ("i8", "int64"),
+    "gfp_flags": ("i8", "int64"),
+    "migratetype": ("i4", "int8"),
+    "percpu_refill": ("i4", "int8"),
+    "fallback_order": ("i4", "int8"),
+    "fallback_migratetype": ("i4", "int8"),
+    "change_ownership": ("i4", "int8"),
+    "zone": ("i4", "int8"),
+    "pcp_cpu": ("i4", "int16"),
+    "aflags": ("i4", "int32"),
+    "count": ("i8", "int64"),
+    "high": ("i8", "int64"),
+    "pflags": ("i4", "int16"),
+    "afactor": ("i4", "int16"),
+    "fcount": ("i4", "int32"),
+    "zflags": ("i4", "int16"),
+    "nr": ("i8", "int64"),
+    "fpi": ("i4", "int8"),
+    "pindex": ("i4", "int8"),
+    "boost": ("i8", "int64"),
+    "pbflags": ("i4", "int16"),
+    "old_migratetype": ("i4", "int8"),
+    "ret": ("i4", "int32"),
+    "isolate": ("i4", "int8"),
+    "pagesets": ("i8", "int64"),
+    "lock_addr": ("i8", "int64"),
+    "lock_flags": ("i4", "int16"),
+    "nid": ("i4", "int16"),
+}
+EVENT = np.dtype([(name, kind) for name, (kind, _) in _COLUMNS.items()])
+ARROW = {name: arrow for name, (_, arrow) in _COLUMNS.items()}
+TEXTS = ("comm", "marker")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """
+    What fills a column: the names that a field has in one kernel or another, and how its text is read.
+
+    kind: number; gfp or lock, a number or names of flags; needed: a line without it is not that event.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    kind: str = "number"
+    needed: bool = False
+
+
+def _same(*names: str) -> tuple[Field, ...]:
+    return tuple(Field(name, (name,)) for name in names)
+
+
+_PFN = Field("pfn", ("pfn",), needed=True)
+_GFP = Field("gfp_flags", ("gfp_flags", "gfpflags"), "gfp")
+_TYPE = Field("migratetype", ("migratetype", "mt"))
+_PCP = (_TYPE, *_same("count", "high", "pflags", "afactor", "fcount"))
+_CMA = Field("nr", ("count",))
+
+# The six of kmem, then their companions, then the probes that the recordings have. Families that name no field of ours
+# are kept as rows all the same: that they happened is what a reader of the rows asks.
+EVENTS: dict[str, tuple[Field, ...]] = {
+    "mm_page_alloc": (_PFN, Field("order", ("order",), needed=True), _TYPE, _GFP),
+    "mm_page_free": (_PFN, Field("order", ("order",), needed=True)),
+    "mm_page_free_batched": (_PFN,),
+    "mm_page_alloc_zone_locked": (_PFN, Field("order", ("order",), needed=True), _TYPE, *_same("percpu_refill")),
+    "mm_page_pcpu_drain": (_PFN, Field("order", ("order",), needed=True), _TYPE),
+    "mm_page_alloc_extfrag": (
+        _PFN,
+        Field("order", ("alloc_order",), needed=True),
+        Field("migratetype", ("alloc_migratetype",)),
+        *_same("fallback_order", "fallback_migratetype", "change_ownership"),
+    ),
+    "print": (),
+    "contention_begin": (Field("lock_addr", ("lock_addr",)), Field("lock_flags", ("flags",), "lock")),
+    "contention_end": (Field("lock_addr", ("lock_addr",)), *_same("ret")),
+    "mm_vmscan_kswapd_wake": _same("nid", "order"),
+    "mm_vmscan_kswapd_sleep": _same("nid"),
+    "mm_vmscan_wakeup_kswapd": (*_same("nid", "order"), _GFP),
+    "mm_vmscan_direct_reclaim_begin": (*_same("order"), _GFP),
+    "mm_vmscan_direct_reclaim_end": (Field("nr", ("nr_reclaimed",)),),
+    "mm_vmscan_memcg_reclaim_begin": (*_same("order"), _GFP),
+    "mm_vmscan_memcg_reclaim_end": (Field("nr", ("nr_reclaimed",)),),
+    "mm_vmscan_node_reclaim_begin": (*_same("nid", "order"), _GFP),
+    "mm_vmscan_node_reclaim_end": (Field("nr", ("nr_reclaimed",)),),
+    "mm_vmscan_lru_shrink_inactive": (*_same("nid"), Field("nr", ("nr_reclaimed",))),
+    "mm_vmscan_lru_shrink_active": _same("nid"),
+    "mm_vmscan_throttled": _same("nid"),
+    "mm_compaction_begin": (Field("pfn", ("zone_start",)),),
+    "mm_compaction_end": (Field("pfn", ("zone_start",)),),
+    "mm_compaction_isolate_migratepages": (
+        Field("pfn", ("start_pfn",)),
+        Field("nr", ("nr_taken",)),
+    ),
+    "mm_compaction_isolate_freepages": (
+        Field("pfn", ("start_pfn",)),
+        Field("nr", ("nr_taken",)),
+    ),
+    "mm_compaction_migratepages": (Field("nr", ("nr_migrated",)),),
+    "mm_compaction_try_to_compact_pages": (*_same("order"), _GFP),
+    "mm_compaction_finished": _same("nid", "order"),
+    "mm_compaction_suitable": _same("nid", "order"),
+    "mm_compaction_deferred": _same("nid", "order"),
+    "mm_compaction_defer_compaction": _same("nid", "order"),
+    "mm_compaction_defer_reset": _same("nid", "order"),
+    "mm_compaction_kcompactd_sleep": _same("nid"),
+    "mm_compaction_kcompactd_wake": _same("nid", "order"),
+    "mm_compaction_wakeup_kcompactd": _same("nid", "order"),
+    "cma_alloc": (Field("pfn", ("pfn",)), _CMA),
+    "cma_alloc_start": (_CMA,),
+    "cma_alloc_finish": (Field("pfn", ("pfn",)), _CMA, Field("ret", ("errorno",))),
+    "cma_alloc_busy_retry": (Field("pfn", ("pfn",)), _CMA),
+    "cma_release": (Field("pfn", ("pfn",)), _CMA),
+    "test_pages_isolated": (Field("pfn", ("start_pfn",)),),
+    "mm_migrate_pages": (Field("nr", ("nr_succeeded", "succeeded")),),
+    "mm_migrate_pages_start": (),
+    "mark_victim": (),
+    "pcp_alloc": (*_same("pfn", "order", "aflags"), *_PCP),
+    "pcp_alloc_bulk": (*_same("pfn"), *_PCP),
+    "pcp_alloc_tryfail": (*_same("order"), _TYPE),
+    "pcp_free": (*_same("pfn", "order", "fpi", "zflags"), *_PCP),
+    "pcp_bulk_free": (Field("nr", ("nr", "n")), *_same("pindex", "count", "high")),
+    "free_one": _same("pfn", "order", "fpi"),
+    "buddy_free": _same("pfn", "order", "fpi"),
+    "claim": (
+        *_same("pfn", "order", "boost"),
+        Field("fallback_order", ("cur_order",)),
+        Field("migratetype", ("start",)),
+        Field("fallback_migratetype", ("block",)),
+    ),
+    "set_pageblock": _same("pfn", "pbflags"),
+    "move_block": (*_same("pfn"), Field("old_migratetype", ("old",)), Field("migratetype", ("new",))),
+    "unreserve": _same("ret"),
+    "isolate": _same("pfn", "order", "ret"),
+    "putback": (*_same("pfn", "order"), _TYPE),
+    "block_isolate": _same("pfn", "isolate"),
+    "take_buddy": _same("pfn"),
+    "decay": _same("count", "high"),
+    "vmfold": _same("pagesets"),
+    "drain_zone": (Field("pcp_cpu", ("zcpu",)),),
+    "drain_zone_pages": (),
+    "split": _same("pfn", "order"),
+}
+KNOWN = tuple(EVENTS)
+# What the trace of a kernel calls the text that somebody wrote into trace_marker.
+MARKERS = ("print", "tracing_mark_write")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Some rows in global order. ``rows["comm"]`` and ``rows["marker"]`` are positions in the two lists, or NULL32.
+    """
+
+    rows: np.ndarray
+    comms: list[str]
+    markers: list[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def texts(self, column: str) -> list[str]:
+        """
+        The table of ``comm`` or ``marker``.
+        """
+        return self.comms if column == "comm" else self.markers
+
+    def null(self, column: str) -> np.ndarray:
+        """
+        A mask of the rows in which the column is null.
+        """
+        values = self.rows[column]
+        mask: np.ndarray = values == (NULL64 if values.dtype.itemsize == 8 else NULL32)
+        return mask
+
+
+def blank() -> np.ndarray:
+    """
+    One row of nulls.
+    """
+    row = np.zeros(1, EVENT)
+    for name in columns():
+        row[name] = NULL64 if EVENT[name].itemsize == 8 else NULL32
+    return row
+
+
+def place(column: str) -> tuple[int, int]:
+    """
+    Where a column is in a row, and how many bytes wide.
+    """
+    fields: Mapping[str, Any] = EVENT.fields or {}
+    dtype, at, *_ = fields[column]
+    return at, dtype.itemsize
+
+
+def columns() -> tuple[str, ...]:
+    """
+    The names of all columns.
+    """
+    return tuple(_COLUMNS)
