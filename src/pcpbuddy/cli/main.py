@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import PcpBuddyError, RecordingError, UsageError
-from . import calibrate, claims, cma, compare, costs, doctor, explain, policies, replay, run
+from ..errors import PcpBuddyError, RecordingError, TraceError, UsageError
+from . import calibrate, claims, cma, compare, costs, doctor, explain, imports, policies, replay, run
 
 __all__ = ["main", "parser"]
 
@@ -24,6 +24,7 @@ examples:
   pcpbuddy cma                                          movable pages from CMA, against the 50 % rule
   pcpbuddy policies                                     what policies there are, and how to write one
   pcpbuddy replay recordings/tiny-4c                    a recording against the kernel that made it, page by page
+  pcpbuddy import trace.dat -o mine.parquet             a trace of any form as a file of rows
   pcpbuddy COMMAND --help                               more about a command
 """
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     costs.add_parser(commands)
     doctor.add_parser(commands)
     explain.add_parser(commands)
+    imports.add_parser(commands)
     policies.add_parser(commands)
     replay.add_parser(commands)
     run.add_parser(commands)
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
         return code
-    except (UsageError, RecordingError) as error:
+    except (UsageError, RecordingError, TraceError) as error:
         print(f"pcpbuddy: {error}", file=sys.stderr)
         return BAD_INPUT
     except PcpBuddyError as error:

@@ -76,6 +76,13 @@ class ParquetFile:
         if isinstance(error, OSError):
             raise UsageError(f"-o {self.path} cannot be written: {error.strerror or error}") from None
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """
+        Those of the file, as far as it was written.
+        """
+        return (*self._columns[-1], "phase") if self._columns else ()
+
     def add(self, batch: Batch) -> None:
         """
         More rows.
