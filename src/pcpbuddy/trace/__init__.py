@@ -139,7 +139,7 @@ def _recognise(source: Source) -> str:
     for magic, (what, hint) in FOREIGN.items():
         if head.startswith(magic):
             raise TraceError(f"{source.name} is {what}, not a trace that is read here; {hint}")
-    if b"\0" in head[:4096]:
+    if b"\0" in head[:16]:
         if source.packed is None and raw.looks_raw(head, source.size_bytes):
             return RAW
         raise TraceError(f"{source.name} is not a trace: it begins with {shown(head[:16])}; {EXPECTED}")

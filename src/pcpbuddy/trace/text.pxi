@@ -407,7 +407,7 @@ cdef class TextParser:
         cdef bytes name = line.name[:line.name_end - line.name]
         entry = self.unknown.get(name)
         if entry is None:
-            if not name.replace(b"-", b"_").replace(b".", b"_").isalnum() and b" " in name:
+            if not name.translate(None, b"_-.$").isalnum():
                 return self._other(p, 0)
             if len(self.unknown) >= MOST_NAMES:
                 name = b"(other names)"

@@ -88,7 +88,7 @@ class TextReader:
             if not got:
                 break
         if rest := parser.left():
-            self._truncated = Odd(parser.lines + 1, shown(rest))
+            self._truncated = Odd(parser.lines + 1, shown(rest.strip(), 160))
         if filled:
             yield Batch(rows[:filled], *parser.tally.take_texts())
 
@@ -111,7 +111,7 @@ class TextReader:
         else:
             self._not_understood += 1
         if len(self._odd) < MOST_ODD:
-            self._odd.append(Odd(line, shown(text)))
+            self._odd.append(Odd(line, shown(text.strip(), 160)))
 
     def health(self) -> Health:
         """

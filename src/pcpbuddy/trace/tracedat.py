@@ -202,7 +202,7 @@ def _option(option: int, data: bytes, content: Content) -> None:
     if option == UNAME:
         content.kernel = _text(data.partition(b"\0")[0])
     elif option == CLOCK:
-        chosen = re.search(rb"\[(\w+)\]", data)
+        chosen = re.search(rb"\[([\w-]+)\]", data)
         content.clock = _text(chosen[1]) if chosen else None
     elif option == TSC2NSEC and len(data) == 16:
         mult, shift, offset = (int.from_bytes(data[at:end], "little") for at, end in ((0, 4), (4, 8), (8, 16)))
