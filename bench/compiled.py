@@ -1,5 +1,5 @@
 """
-What the benchmarks compile at run time, each into a folder that goes away: reference.c and empty.pyx.
+What the benchmarks compile at run time, each into a folder that goes away: reference.c, lines.c and empty.pyx.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-__all__ = ["empty_module", "reference_library"]
+__all__ = ["empty_module", "lines_library", "reference_library"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,11 +25,7 @@ def reference_library(folder: Path) -> ctypes.CDLL:
     """
     The lock buddy of reference.c, built with -O2.
     """
-    target = folder / "reference.so"
-    source = HERE / "reference.c"
-    command = [*_compiler(), "-O2", "-std=gnu11", "-Wall", "-fPIC", "-shared", "-o", str(target), str(source)]
-    subprocess.run(command, check=True)
-    library = ctypes.CDLL(str(target))
+    library = _library(folder, "reference")
     library.ref_new.restype = ctypes.c_void_p
     library.ref_new.argtypes = [ctypes.c_uint32, ctypes.c_uint32]
     for name in ("ref_run", "ref_fill", "ref_allocated"):
@@ -42,6 +38,24 @@ def reference_library(folder: Path) -> ctypes.CDLL:
         getattr(library, name).argtypes = [ctypes.c_void_p]
         getattr(library, name).restype = ctypes.c_uint64
     return library
+
+
+def lines_library(folder: Path) -> Any:
+    """
+    The function of lines.c, built with -O2: lines(bytes, size) -> int.
+    """
+    lines = _library(folder, "lines").lines
+    lines.argtypes = [ctypes.c_char_p, ctypes.c_ulong]
+    lines.restype = ctypes.c_ulong
+    return lines
+
+
+def _library(folder: Path, name: str) -> ctypes.CDLL:
+    target = folder / f"{name}.so"
+    source = HERE / f"{name}.c"
+    command = [*_compiler(), "-O2", "-std=gnu11", "-Wall", "-fPIC", "-shared", "-o", str(target), str(source)]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(target))
 
 
 def empty_module(folder: Path) -> Any:

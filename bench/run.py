@@ -2,7 +2,7 @@
 """
 All speed figures of the project in one table, each beside its reference and its goal.
 
-    python bench/run.py [--quick] [--only replay,kernel,machine,calls,large-zone,instructions] [--json FILE]
+    python bench/run.py [--quick] [--only replay,kernel,machine,calls,large-zone,instructions,traces] [--json FILE]
 
 What each line means, and how noisy it is: bench/README.md.
 """
@@ -21,9 +21,10 @@ import kernel
 import large_zone
 import machine
 import replay
+import traces
 from measure import Figure, Spread
 
-PARTS = ("replay", "kernel", "machine", "calls", "large-zone", "instructions")
+PARTS = ("replay", "kernel", "machine", "calls", "large-zone", "instructions", "traces")
 SCHEMA = "pcpbuddy.bench/1"
 NOISY = 1.5  # greatest over least of the deciding figure
 
@@ -44,6 +45,8 @@ def measure(parts: list[str], folder: Path, quick: bool) -> Iterator[Figure]:
         yield from large_zone.figures(rounds=3 if quick else 9)
     if "instructions" in parts:
         yield from instructions.figures(folder)
+    if "traces" in parts:
+        yield from traces.figures(folder, rounds=3 if quick else 7)
 
 
 def number(value: float) -> str:

@@ -106,5 +106,5 @@ def geometry(header_page: str) -> Geometry | None:
         return None
     (count_at, count_size), (data_at, data_size) = found["commit"], found["data"]
     size = data_at + data_size
-    fits = count_size in (4, 8) and count_at + count_size <= data_at <= 32 and 64 <= size <= 1 << 24
+    fits = count_size in (4, 8) and count_at >= 8 and count_at + count_size <= data_at <= 32 and 64 <= size <= 1 << 24
     return (size, count_at, count_size, data_at) if fits else None

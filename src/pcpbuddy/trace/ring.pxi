@@ -38,7 +38,7 @@ cdef class RingParser:
         cdef int i
         self.tally, self.name_of, self.damages = Tally(), name_of, []
         size, count_at, count_size, data_at = geometry
-        if not (64 <= size <= 1 << 24 and count_size in (4, 8) and 0 <= count_at <= 32 - count_size
+        if not (64 <= size <= 1 << 24 and count_size in (4, 8) and 8 <= count_at <= 32 - count_size
                 and count_at + count_size <= data_at <= 32):
             raise ValueError(geometry)
         self.geometry = Geometry(size, count_at, count_size, data_at)

@@ -363,8 +363,13 @@ cdef class TextParser:
     cdef int32_t _comm(self, const uint8_t *p, const uint8_t *end) except? -1:
         """
         The place of the name that stands, with blanks before it, in p to end.
+
+        A name has at most 15 bytes. More is the name of a buffer before it, in the report of several buffers.
         """
-        return self.tally.comm(p[:min(end - p, 256)].strip(b" "))
+        cdef bytes name = p[:min(end - p, 256)].strip(b" ")
+        if len(name) > 15 and end - p > 16:
+            name = (end - 16)[:16].strip(b" ")
+        return self.tally.comm(name)
 
     cdef const uint8_t *_marker(self, const uint8_t *p, uint8_t *row) except NULL:
         """

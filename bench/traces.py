@@ -1,0 +1,120 @@
+"""
+Readers of traces: bytes a second of text beside memchr and beside Python's re, events a second of trace.dat.
+
+The trace is made of the rows of a shipped recording, written as a kernel and trace-cmd would (tests/tracedata.py).
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from compiled import lines_library
+from measure import Figure, Spread, interleave, ratios, timed
+
+from pcpbuddy.names import gfp_text
+from pcpbuddy.trace import open_trace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from tracedata import Kernel, dat7, pages, text_line
+
+__all__ = ["figures"]
+
+RECORDING = Path(__file__).resolve().parents[1] / "recordings" / "exits-cut-4c.parquet"
+EVENTS = (
+    "mm_page_alloc",
+    "mm_page_free",
+    "mm_page_free_batched",
+    "mm_page_alloc_zone_locked",
+    "mm_page_pcpu_drain",
+)
+TIMES = 4
+RE_BYTES = 1 << 20
+GOAL_MEMCHR, GOAL_RE, GOAL_EVENTS = 0.2, 20.0, 10.0
+# What a reader in Python would begin with; it takes the line apart and makes no number of anything.
+LINE = re.compile(
+    rb"^ *(.{1,16}?)-(\d+) +\[(\d+)\] (\S+) +(\d+)\.(\d+): (\w+): page=\S+ pfn=0x([0-9a-f]+) order=(\d+)"
+    rb"(?: migratetype=(\d+))?(?: percpu_refill=(\d+))?(?: gfp_flags=(\S+))?$",
+    re.MULTILINE,
+)
+
+
+def figures(folder: Path, *, rounds: int) -> Iterator[Figure]:
+    """
+    Text against memchr and re, then trace.dat.
+    """
+    rows = [row for row in pq.read_table(RECORDING).to_pylist() if row["event"] in EVENTS]
+    text = _text(rows)
+    path = folder / "trace.txt"
+    path.write_bytes(text)
+    yield from _text_figures(folder, path, text, rounds)
+    for codec in ("none", "zstd"):
+        path = folder / f"{codec}.dat"
+        path.write_bytes(_dat(rows, codec))
+        yield from _dat_figures(path, codec, len(rows), rounds)
+
+
+def _text_figures(folder: Path, path: Path, text: bytes, rounds: int) -> Iterator[Figure]:
+    lines = lines_library(folder)
+    some = text[: text.index(b"\n", RE_BYTES) + 1]
+    tasks: dict[str, Callable[[], float]] = {
+        "ours": lambda: len(text) / timed(lambda: _read(path)),
+        "memchr": lambda: len(text) / timed(lambda: lines(text, len(text))),
+        "re": lambda: len(some) / timed(lambda: sum(1 for one in LINE.finditer(some) if one.groups())),
+    }
+    taken = interleave(tasks, rounds)
+    for name, goal in (("memchr", GOAL_MEMCHR), ("re", GOAL_RE)):
+        yield Figure(
+            group="traces",
+            name=f"tracefs text, against {name}",
+            unit="GB/s",
+            value=Spread.of(taken["ours"]),
+            reference=Spread.of(taken[name]),
+            ratio=ratios(taken["ours"], taken[name]),
+            goal=goal,
+            at_least=True,
+            note=f"{text.count(bytes([10]))} lines, {len(text) >> 20} MiB",
+        )
+
+
+def _dat_figures(path: Path, codec: str, events: int, rounds: int) -> Iterator[Figure]:
+    taken = interleave({"ours": lambda: 1e3 * events / timed(lambda: _read(path))}, rounds)
+    yield Figure(
+        group="traces",
+        name=f"trace.dat, {'not packed' if codec == 'none' else codec}",
+        unit="M events/s",
+        value=Spread.of(taken["ours"]),
+        goal=GOAL_EVENTS,
+        at_least=True,
+        note=f"{events} events of 4 CPUs",
+    )
+
+
+def _read(path: Path) -> int:
+    """
+    All rows of a trace, from opening the file to the last batch.
+    """
+    with open_trace(path) as trace:
+        return sum(len(batch) for batch in trace.batches())
+
+
+def _text(rows: list[dict[str, Any]]) -> bytes:
+    made = []
+    for row in rows:
+        rest = f"{row['event']}: page=00000000{row['pfn']:08x} pfn=0x{row['pfn']:x} order={row['order'] or 0}"
+        for name in ("migratetype", "percpu_refill"):
+            rest += f" {name}={row[name]}" if row[name] is not None else ""
+        rest += f" gfp_flags={gfp_text(row['gfp_flags'])}" if row["gfp_flags"] is not None else ""
+        made.append(text_line(f"exits{row['cpu']}", 170 + row["cpu"], row["cpu"], row["ts_ns"], rest, flags="d..3."))
+    return ("# tracer: nop\n" + "".join(made) * TIMES).encode()
+
+
+def _dat(rows: list[dict[str, Any]], codec: str) -> bytes:
+    kernel, cpus = Kernel("6.6"), {cpu: [] for cpu in range(4)}  # type: dict[str, Any]
+    for row in rows:
+        layout, _ = kernel.layout(row["event"])
+        fields = {name: row[name] for name in layout if name in row}
+        cpus[row["cpu"]].append((row["ts_ns"], kernel.event(row["event"], 170 + row["cpu"], **fields)))
+    return dat7({"": {cpu: pages(one) for cpu, one in cpus.items()}}, kernel.formats(), codec=codec, chunk_pages=10)
