@@ -90,12 +90,12 @@ def test_cimports_name_the_module_so_that_edits_rebuild():
         assert not re.search(r"^from \. cimport", path.read_text(), re.MULTILINE), path
 
 
-def core_functions():
+def core_functions(room="_core"):
     """
     (file, name, lines) of every function of the core, and (file, name, switch) of every look at a switch.
     """
     functions, looks = [], set()
-    for path in sorted((SOURCE / "_core").glob("*.p*")):
+    for path in sorted((SOURCE / room).glob("*.p*")):
         if path.suffix == ".pyi":
             continue
         name = first = None
@@ -118,6 +118,14 @@ def test_the_core_is_readable():
     assert len(functions) > 250
     assert [f for f in functions if f[2] > 60] == []
     files = [path for path in (SOURCE / "_core").glob("*.p*") if path.suffix != ".pyi"]
+    assert {path.name: n for path in files if (n := len(path.read_text().splitlines())) > 500} == {}
+
+
+def test_the_readers_of_traces_are_readable():
+    functions, _ = core_functions("trace")
+    assert len(functions) > 150
+    assert [f for f in functions if f[2] > 60] == []
+    files = [path for path in (SOURCE / "trace").glob("*.p*") if path.suffix != ".pyi"]
     assert {path.name: n for path in files if (n := len(path.read_text().splitlines())) > 500} == {}
 
 

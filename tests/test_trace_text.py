@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracedata import perf_line, text_line
 
 from pcpbuddy.errors import TraceError, UsageError
-from pcpbuddy.trace import KNOWN, NULL32, NULL64, gfp, open_trace
+from pcpbuddy.trace import KNOWN, NULLS, gfp, open_trace
 from pcpbuddy.trace._parse import TextParser
 from pcpbuddy.trace.schema import EVENT
 from pcpbuddy.trace.text import _specs
@@ -28,7 +28,7 @@ def rows_of(batches):
     found = []
     for batch in batches:
         for row in batch.rows:
-            made = {name: int(row[name]) for name in EVENT.names if int(row[name]) not in (NULL32, NULL64)}
+            made = {name: int(row[name]) for name in EVENT.names if int(row[name]) != NULLS[EVENT[name].itemsize]}
             made["event"] = KNOWN[made["event"]]
             for name in ("comm", "marker"):
                 if name in made:

@@ -87,9 +87,7 @@ def _faults(health: Health) -> Iterator[str]:
     if health.truncated:
         lines.append(f"cut off, and not taken: {health.unit} {health.truncated.place}: {health.truncated.what}")
     if health.back:
-        lines.append(
-            f"{health.back} rows earlier than the row before them; the first: {health.unit} {health.back_at}"
-        )
+        lines.append(f"{health.back} rows earlier than the row before them; the first: {health.unit} {health.back_at}")
     if health.ties:
         lines.append(f"{health.ties} neighbours of different CPUs with the same time")
     if health.unknown_flags:

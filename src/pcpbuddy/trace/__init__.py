@@ -15,10 +15,10 @@ from typing import Any
 from ..errors import TraceError
 from . import formats, raw, rings, text, tracedat
 from .health import Health
-from .schema import EVENTS, KNOWN, NULL32, NULL64, Batch, columns
+from .schema import EVENTS, KNOWN, NULLS, Batch, columns
 from .source import Source, shown
 
-__all__ = ["EVENTS", "KNOWN", "NULL32", "NULL64", "Batch", "Health", "Trace", "columns", "open_trace"]
+__all__ = ["EVENTS", "KNOWN", "NULLS", "Batch", "Health", "Trace", "columns", "open_trace"]
 
 Progress = Callable[[int, int | None], None]
 TRACE_DAT, RAW = "trace.dat", "raw sub-buffers"
@@ -183,7 +183,7 @@ class _RingReader:
 
     def batches(self) -> Iterator[Batch]:
         yield from rings.merged(self._parser, self._rings, self.source.told)
-        if not self._parser.tally.rows and self._parser.damages:
+        if not self._parser.tally.numbers()[0] and self._parser.damages:
             cpu, place, what = self._parser.damages[0]
             raise TraceError(
                 f"{self.source.name}, byte {place}: {what} (CPU {cpu}), and no event could be read; copy it again"

@@ -6,13 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 class Tally:
-    rows: int
-    back: int
-    back_at: int
-    ties: int
-    out_of_range: int
     losses: list[tuple[int, int | None, int, int | None]]
     def take_texts(self) -> tuple[list[str], list[str]]: ...
+    def numbers(self) -> tuple[int, int, int, int, int]: ...
     def of_cpus(self) -> dict[int, tuple[int, int | None, int | None, int, int, int]]: ...
     def lose(self, cpu: int, count: int, place: int, ts_ns: int | None = None) -> None: ...
 

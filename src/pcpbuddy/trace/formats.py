@@ -28,6 +28,8 @@ _SIZES = (1, 2, 4, 8)
 class Format:
     """
     One event: its name, its number, where each field is as (byte, size, signed), and how the kernel prints it.
+
+    Of an event that no column is for there is no more than name and number.
     """
 
     name: str
@@ -41,10 +43,14 @@ def parse_formats(text: str) -> list[Format]:
     All the events that a text describes, one ``format`` file or several behind one another.
     """
     found = []
-    for part in re.split(r"^name: ", text, flags=re.MULTILINE)[1:]:
+    for part in f"\n{text}".split("\nname: ")[1:]:
         name, _, rest = part.partition("\n")
-        number = re.search(r"^ID: (\d{1,5})$", rest, re.MULTILINE)
+        number = re.match(r"ID: (\d{1,5})$", rest, re.MULTILINE)
         if not number or int(number[1]) >= 1 << 16:
+            continue
+        name = name.strip()
+        if name not in EVENTS:  # thousands in a trace.dat, of which only the name is asked for
+            found.append(Format(name, int(number[1]), {}, ""))
             continue
         layout, _, printed = rest.partition("print fmt:")
         fields = {}
@@ -52,7 +58,7 @@ def parse_formats(text: str) -> list[Format]:
             match = re.search(r"(\w+)\s*(?:\[[^\]]*\])?\s*$", declared)
             if match and int(offset) < LARGEST_OFFSET and int(size) < LARGEST_OFFSET:
                 fields[match[1]] = (int(offset), int(size), signed == "1")
-        found.append(Format(name.strip(), int(number[1]), fields, printed))
+        found.append(Format(name, int(number[1]), fields, printed))
     return found
 
 

@@ -3,6 +3,7 @@
 # none left, so memory grows with the CPUs and not with the trace.
 
 
+@cython.final
 cdef class RingParser:
     """
     Rows from sub-buffers.
@@ -158,11 +159,11 @@ cdef class RingParser:
             value = integer(s.event + copy.source, copy.size, copy.signed_field)
             if copy.what == ORDER_IS_0:
                 value = value == 0
-            put(self.tally, row, copy.place, copy.width, value)
+            put(&self.tally.counts, row, copy.place, copy.width, value)
         head.ts_ns, head.cpu, head.event = s.event_ns, s.cpu, plan.code
         if head.pid != NONE32:
             head.comm = self._comm(head.pid)
-        stamp(self.tally, head, s.place + (s.event - s.data))
+        stamp(&self.tally.counts, head, s.place + (s.event - s.data))
         return 1
 
     cdef void _text(self, Stream *s, int source, uint8_t *into) except *:

@@ -26,7 +26,7 @@ cdef struct Copy:
     int width
 
 cdef struct Plan:
-    int32_t code
+    int16_t code
     int least                  # bytes that an event of this kind has at least
     int nr_copies
     Copy[20] copies
@@ -38,7 +38,7 @@ cdef struct Geometry:          # of sub-buffers, from the trace's header_page
     int data_at
 
 cdef struct Stream:            # one CPU of one buffer
-    int32_t cpu
+    int16_t cpu
     bint finished
     bint waiting               # for more sub-buffers
     const uint8_t *data        # sub-buffers that were fed

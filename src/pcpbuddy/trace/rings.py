@@ -108,19 +108,20 @@ def ring_health(
     """
     names = formats.names_by_id(described)
     tally = parser.tally
+    rows, back, back_at, ties, out_of_range = tally.numbers()
     unknown: dict[str, tuple[int, int | None]] = {}
     for number, count in parser.unknown().items():
         name = names.get(number, f"(event number {number})")
         unknown[name] = (unknown.get(name, (0, None))[0] + count, None)
     return Health(
         unit="byte",
-        rows=tally.rows,
+        rows=rows,
         cpus=cpu_healths(tally.of_cpus()),
         losses=losses(tally.losses),
         overwritten=overwritten,
-        back=tally.back,
-        back_at=None if tally.back_at < 0 else tally.back_at,
-        ties=tally.ties,
+        back=back,
+        back_at=None if back_at < 0 else back_at,
+        ties=ties,
         truncated=None,
         broken=parser.too_short,
         not_understood=0,
@@ -129,6 +130,6 @@ def ring_health(
         nr_damages=parser.damaged,
         unknown_events=dict(sorted(unknown.items())),
         unknown_flags={},
-        out_of_range=tally.out_of_range,
+        out_of_range=out_of_range,
         notes=tuple(notes),
     )

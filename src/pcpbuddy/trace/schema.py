@@ -2,8 +2,8 @@
 The one shape of an event, whatever it was read from: columns, event names, and which field fills which column.
 
 Names and meanings are those of the recordings (docs/reference/replay.md); what was added for the companions of the
-page allocator's events is said in docs/reference/traces.md. A batch is an array of EVENT records, null is NULL64 or
-NULL32; texts are numbers of entries in the batch's own tables.
+page allocator's events is said in docs/reference/traces.md. A batch is an array of EVENT records; texts are numbers of
+entries in the batch's own tables, and null is a number for each width of a column.
 """
 
 import dataclasses
@@ -17,8 +17,7 @@ __all__ = [
     "EVENT",
     "EVENTS",
     "KNOWN",
-    "NULL32",
-    "NULL64",
+    "NULLS",
     "TEXTS",
     "Batch",
     "Field",
@@ -27,50 +26,50 @@ __all__ = [
     "place",
 ]
 
-NULL64 = -(1 << 62)
-NULL32 = -(1 << 31)
+# Of columns of 8, 4 and 2 bytes.
+NULLS = {8: -(1 << 62), 4: -(1 << 31), 2: -(1 << 15)}
 
-# Column -> (type in memory, type in a file). The first nine are what every form fills and the compiled readers know
-# by place; their order is that of the struct in _parse.pyx.
+# Column -> (type in memory, type in a file). The compiled readers know the first eleven by place (Head in _parse.pyx).
+# A row is 128 bytes, two cache lines.
 _COLUMNS = {
     "ts_ns": ("i8", "int64"),
     "cpu_seq": ("i8", "int64"),
-    "cpu": ("i4", "int16"),
-    "pid": ("i4", "int32"),
-    "comm": ("i4", "text"),
-    "event": ("i4", "event"),
-    "irq_flags": ("i4", "uint8"),
-    "preempt_count": ("i4", "uint8"),
-    "marker": ("i4", "text"),
-    "order": ("i4", "int8"),
     "pfn": ("i8", "int64"),
     "gfp_flags": ("i8", "int64"),
-    "migratetype": ("i4", "int8"),
-    "percpu_refill": ("i4", "int8"),
-    "fallback_order": ("i4", "int8"),
-    "fallback_migratetype": ("i4", "int8"),
-    "change_ownership": ("i4", "int8"),
-    "zone": ("i4", "int8"),
-    "pcp_cpu": ("i4", "int16"),
+    "pid": ("i4", "int32"),
+    "comm": ("i4", "text"),
+    "marker": ("i4", "text"),
+    "cpu": ("i2", "int16"),
+    "event": ("i2", "event"),
+    "irq_flags": ("i2", "uint8"),
+    "preempt_count": ("i2", "uint8"),
     "aflags": ("i4", "int32"),
-    "count": ("i8", "int64"),
-    "high": ("i8", "int64"),
-    "pflags": ("i4", "int16"),
-    "afactor": ("i4", "int16"),
-    "fcount": ("i4", "int32"),
-    "zflags": ("i4", "int16"),
-    "nr": ("i8", "int64"),
-    "fpi": ("i4", "int8"),
-    "pindex": ("i4", "int8"),
-    "boost": ("i8", "int64"),
-    "pbflags": ("i4", "int16"),
-    "old_migratetype": ("i4", "int8"),
-    "ret": ("i4", "int32"),
-    "isolate": ("i4", "int8"),
-    "pagesets": ("i8", "int64"),
     "lock_addr": ("i8", "int64"),
-    "lock_flags": ("i4", "int16"),
-    "nid": ("i4", "int16"),
+    "count": ("i4", "int64"),
+    "high": ("i4", "int64"),
+    "fcount": ("i4", "int32"),
+    "nr": ("i4", "int64"),
+    "boost": ("i4", "int64"),
+    "ret": ("i4", "int32"),
+    "pagesets": ("i4", "int64"),
+    "order": ("i2", "int8"),
+    "migratetype": ("i2", "int8"),
+    "percpu_refill": ("i2", "int8"),
+    "fallback_order": ("i2", "int8"),
+    "fallback_migratetype": ("i2", "int8"),
+    "change_ownership": ("i2", "int8"),
+    "zone": ("i2", "int8"),
+    "pcp_cpu": ("i2", "int16"),
+    "pflags": ("i2", "int16"),
+    "afactor": ("i2", "int16"),
+    "zflags": ("i2", "int16"),
+    "fpi": ("i2", "int8"),
+    "pindex": ("i2", "int8"),
+    "pbflags": ("i2", "int16"),
+    "old_migratetype": ("i2", "int8"),
+    "isolate": ("i2", "int8"),
+    "lock_flags": ("i2", "int16"),
+    "nid": ("i2", "int16"),
 }
 EVENT = np.dtype([(name, kind) for name, (kind, _) in _COLUMNS.items()])
 ARROW = {name: arrow for name, (_, arrow) in _COLUMNS.items()}
@@ -193,7 +192,7 @@ MARKERS = ("print", "tracing_mark_write")
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
     """
-    Some rows in global order. ``rows["comm"]`` and ``rows["marker"]`` are positions in the two lists, or NULL32.
+    Some rows in global order. ``rows["comm"]`` and ``rows["marker"]`` are positions in the two lists, or null.
     """
 
     rows: np.ndarray
@@ -214,7 +213,7 @@ class Batch:
         A mask of the rows in which the column is null.
         """
         values = self.rows[column]
-        mask: np.ndarray = values == (NULL64 if values.dtype.itemsize == 8 else NULL32)
+        mask: np.ndarray = values == NULLS[values.dtype.itemsize]
         return mask
 
 
@@ -224,7 +223,7 @@ def blank() -> np.ndarray:
     """
     row = np.zeros(1, EVENT)
     for name in columns():
-        row[name] = NULL64 if EVENT[name].itemsize == 8 else NULL32
+        row[name] = NULLS[EVENT[name].itemsize]
     return row
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TraceError, UsageError
-from .schema import ARROW, EVENT, KNOWN, NULL32, TEXTS, Batch, columns
+from .schema import ARROW, EVENT, KNOWN, NULLS, TEXTS, Batch, columns
 
 __all__ = ["ParquetFile", "arrow"]
 
@@ -189,5 +189,5 @@ def narrowed(batch: Batch) -> int:
         if name in TEXTS or name == "event" or np.dtype(ARROW[name]).itemsize == EVENT[name].itemsize:
             continue
         values, limits = batch.rows[name], np.iinfo(np.dtype(ARROW[name]))
-        count += int(((values != NULL32) & ((values < limits.min) | (values > limits.max))).sum())
+        count += int(((values != NULLS[values.dtype.itemsize]) & ((values < limits.min) | (values > limits.max))).sum())
     return count

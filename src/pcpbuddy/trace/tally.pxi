@@ -1,14 +1,8 @@
 # What the rows of a trace tell about its health, kept for both kinds of readers, and the texts of a batch.
 
+@cython.final
 cdef class Tally:
-    cdef Cpu *cpus
-    cdef int64_t last_ns
-    cdef int32_t last_cpu
-    cdef readonly int64_t rows
-    cdef readonly int64_t back          # rows with an earlier time than the row before them, of whatever CPU
-    cdef readonly int64_t back_at       # where the first of them is, -1 for none
-    cdef readonly int64_t ties          # neighbours of two CPUs with the same time
-    cdef readonly int64_t out_of_range  # numbers that no column can hold, made null
+    cdef Counts counts
     cdef readonly list losses           # (cpu, events or None, place, ts_ns or None)
     cdef list comms, markers
     cdef dict comm_index
@@ -17,18 +11,18 @@ cdef class Tally:
     cdef const uint8_t *blank
 
     def __cinit__(self):
-        self.cpus = <Cpu *>calloc(MAX_CPUS, sizeof(Cpu))
-        if self.cpus == NULL:
+        self.counts.cpus = <Cpu *>calloc(MAX_CPUS, sizeof(Cpu))
+        if self.counts.cpus == NULL:
             raise MemoryError
-        self.last_ns = INT64_MIN
-        self.back_at = -1
+        self.counts.last_ns = INT64_MIN
+        self.counts.back_at = -1
         self.losses = []
         self.template = blank().tobytes()
         self.blank = <const uint8_t *><char *>(<bytes>self.template)
         self.fresh()
 
     def __dealloc__(self):
-        c_free(self.cpus)
+        c_free(self.counts.cpus)
 
     cdef void fresh(self):
         """
@@ -45,6 +39,13 @@ cdef class Tally:
         self.fresh()
         return texts
 
+    def numbers(self):
+        """
+        (rows, rows that go back in time, where the first is or -1, ties of two CPUs, numbers out of range).
+        """
+        cdef Counts *c = &self.counts
+        return c.rows, c.back, c.back_at, c.ties, c.out_of_range
+
     def of_cpus(self):
         """
         {cpu: (rows, first_ns, last_ns, lost, gaps, back)} of those that have rows or losses.
@@ -53,7 +54,7 @@ cdef class Tally:
         cdef int cpu
         found = {}
         for cpu in range(MAX_CPUS):
-            one = &self.cpus[cpu]
+            one = &self.counts.cpus[cpu]
             if one.rows or one.lost or one.gaps:
                 found[cpu] = (one.rows, one.first_ns if one.rows else None, one.last_ns if one.rows else None,
                               one.lost, one.gaps, one.back)
@@ -65,7 +66,7 @@ cdef class Tally:
         """
         if not 0 <= cpu < MAX_CPUS:
             return
-        cdef Cpu *one = &self.cpus[cpu]
+        cdef Cpu *one = &self.counts.cpus[cpu]
         if count < 0:
             one.gaps += 1
             one.seq += 1
@@ -90,11 +91,11 @@ cdef str _text(bytes raw):
     return raw.decode("utf-8", "backslashreplace")
 
 
-cdef inline void stamp(Tally tally, Head *row, int64_t place) noexcept:
+cdef inline void stamp(Counts *counts, Head *row, int64_t place) noexcept nogil:
     """
     Number a row that is complete, and hold its time against the one before.
     """
-    cdef Cpu *cpu = &tally.cpus[row.cpu]
+    cdef Cpu *cpu = &counts.cpus[row.cpu]
     row.cpu_seq = cpu.seq
     cpu.seq += 1
     if cpu.rows == 0:
@@ -103,25 +104,27 @@ cdef inline void stamp(Tally tally, Head *row, int64_t place) noexcept:
         cpu.back += 1
     cpu.last_ns = row.ts_ns
     cpu.rows += 1
-    tally.rows += 1
-    if row.ts_ns <= tally.last_ns:
-        if row.ts_ns < tally.last_ns:
-            tally.back += 1
-            if tally.back_at < 0:
-                tally.back_at = place
-        elif row.cpu != tally.last_cpu:
-            tally.ties += 1
-    tally.last_ns = row.ts_ns
-    tally.last_cpu = row.cpu
+    counts.rows += 1
+    if row.ts_ns <= counts.last_ns:
+        if row.ts_ns < counts.last_ns:
+            counts.back += 1
+            if counts.back_at < 0:
+                counts.back_at = place
+        elif row.cpu != counts.last_cpu:
+            counts.ties += 1
+    counts.last_ns = row.ts_ns
+    counts.last_cpu = row.cpu
 
 
-cdef inline void put(Tally tally, uint8_t *row, int place, int width, int64_t value) noexcept:
+cdef inline void put(Counts *counts, uint8_t *row, int place, int width, int64_t value) noexcept nogil:
     """
     A number into its column; one that the column cannot hold is counted and left null.
     """
-    if width == 8:
+    if width == 2 and -0x7fff <= value <= 0x7fff:
+        store2(row + place, <int16_t>value)
+    elif width == 8:
         store8(row + place, value)
-    elif -0x7fffffff <= value <= 0x7fffffff:
+    elif width == 4 and -0x7fffffff <= value <= 0x7fffffff:
         store4(row + place, <int32_t>value)
     else:
-        tally.out_of_range += 1
+        counts.out_of_range += 1

@@ -1,66 +1,7 @@
-# Lines of text into rows. The fields of an event are found by their names; the order in which they were found last is
-# expected the next time (Step), so that a line whose fields stand as in the line before costs no search.
+# Lines of text into rows. The fields of an event are found by their names; a line whose fields stand as in the line
+# before it costs no search (text_event.pxi).
 
-cdef enum:
-    MOST_STEPS = 24            # fields of a line that are remembered; further ones are looked for each time
-    NAMES = 1024               # slots of the table of event names, at most half of them used
-    CACHED = 512               # slots for texts that were made into numbers before
-    LONGEST_WORD = 1024        # of a list of flags
-
-    NUMBER = 1                 # what the value of a field is
-    WORDS = 2                  # names of flags, made into a number by the owner's words()
-    PAGE = 3                   # a pointer to a page, of which we ask whether it is null
-
-cdef uint64_t ZEROS = 0x3030303030303030
-
-cdef struct Wanted:            # a field of an event that fills a column
-    uint8_t[24] key            # "order="
-    int length
-    int kind
-    int place
-    int width
-    int table                  # WORDS: of which kind of flags
-    uint32_t bit
-
-cdef struct Step:
-    uint64_t[3] key
-    uint64_t[3] mask
-    int length
-    Wanted *field              # NULL: a field that is of no use here
-
-cdef struct Event:
-    int32_t code
-    int nr_wanted
-    int nr_steps
-    uint32_t needed            # bits of the fields without which a line is not this event
-    int pfn                    # place of pfn, -1 for an event without
-    bint marker
-    int address                # place of lock_addr, which stands first and without a name; -1 for others
-    Wanted[16] wanted
-    Step[24] steps
-
-cdef struct Name:
-    uint64_t first
-    uint64_t middle
-    uint64_t last
-    int length
-    int event                  # number of the Event, -1 for an empty slot
-    uint8_t[64] text
-
-cdef struct Task:              # what a line begins with, up to its "[", and what it was found to be
-    uint64_t[4] words          # the first and the last 16 bytes, which cover all of 16 to 32
-    Py_ssize_t length
-    int32_t pid
-    int32_t comm
-    int32_t epoch
-
-cdef struct Word:
-    const uint8_t *text        # of a bytes object that the parser's list holds
-    int length
-    int table
-    int64_t value
-
-
+@cython.final
 cdef class TextParser:
     """
     Rows from lines of text, whatever wrote them.
@@ -82,11 +23,13 @@ cdef class TextParser:
     cdef int nr_events
     cdef Name *names
     cdef Task *tasks
+    cdef Py_ssize_t front_length        # of the line before, up to its bracket
+    cdef Seen[64] seen
     cdef Word *known_words
     cdef list kept_words
     cdef object words, odd
 
-    def __cinit__(self, events, words, odd, Py_ssize_t capacity=1 << 20):
+    def __cinit__(self, events, words, odd, Py_ssize_t capacity=1 << 18):
         cdef int i
         self.tally = Tally()
         self.words, self.odd = words, odd
@@ -100,6 +43,7 @@ cdef class TextParser:
         if not (self.buffer and self.events and self.names and self.tasks and self.known_words):
             raise MemoryError
         self.begin = self.stop = self.end = SLACK
+        self.front_length = 24
         for i in range(NAMES):
             self.names[i].event = -1
         for spec in events:
@@ -134,7 +78,7 @@ cdef class TextParser:
         self.nr_events += 1
 
     def _learn_name(self, bytes name, int event):
-        cdef uint8_t[64 + SLACK] padded
+        cdef uint8_t[128] padded
         cdef Name *slot
         assert len(name) <= 64
         memset(padded, 0, sizeof(padded))
@@ -227,25 +171,25 @@ cdef class TextParser:
         The line at p into a row; gives the next line.
         """
         cdef Line line
-        cdef Name *name
+        cdef int event
         cdef Head *head = <Head *>row
         cdef const uint8_t *end
         made[0] = False
         self.lines += 1
         if p[0] == c'#' or not self._front(p, &line):
             return self._other(p, 0)
-        name = self._slot(line.name, line.name_end)
-        if name.event < 0:
-            return self._unknown(p, &line)
+        event = self._event(&line)
+        if event < 0:
+            return self._other(p, 0) if event == NO_NAME else self._unknown(p, &line)
         memcpy(row, self.tally.blank, ROW)
-        end = self._fields(&self.events[name.event], line.rest, row)
+        end = self._fields(&self.events[event], line.rest, row)
         if end == NULL:
             return self._other(p, 1)
         head.ts_ns, head.cpu, head.pid, head.comm = line.ts_ns, line.cpu, line.pid, line.comm
         head.irq_flags, head.preempt_count = line.irq_flags, line.preempt_count
-        head.event = self.events[name.event].code
+        head.event = self.events[event].code
         self.ticks += line.ticks
-        stamp(self.tally, head, self.lines)
+        stamp(&self.tally.counts, head, self.lines)
         made[0] = True
         return end
 
@@ -253,25 +197,60 @@ cdef class TextParser:
         """
         The front of the line at p; what stands before its bracket is looked at once for each task.
         """
-        cdef const uint8_t *bracket = find2(p, c'[', c'\n')
-        cdef Py_ssize_t length = bracket - p
-        cdef Task *task = NULL
-        cdef uint64_t a, b, c, d
-        if 16 <= length <= 32:
-            a, b, c, d = load8(p), load8(p + 8), load8(bracket - 16), load8(bracket - 8)
-            task = &self.tasks[((a ^ d) * 0x9e3779b97f4a7c15ull ^ (b + c) * 0xd6e8feb86659fd93ull) >> 55]
-            if (task.words[0] == a and task.words[1] == b and task.words[2] == c and task.words[3] == d
-                    and task.length == length and task.epoch == self.tally.epoch and behind(bracket, line)):
-                line.pid, line.comm = task.pid, task.comm
-                return named(line)
-        if not front(p, line):
+        cdef Py_ssize_t length = self.front_length
+        cdef const uint8_t *bracket = p + length
+        cdef Task *task = self._task(p, bracket)
+        if bracket[0] != c'[' or not is_task(task, p, bracket, self.tally.epoch):
+            bracket = find2(p, c'[', c'\n')
+            length = bracket - p
+            if not 16 <= length <= 32:
+                return self._new_front(p, line)
+            task = self._task(p, bracket)
+        if is_task(task, p, bracket, self.tally.epoch) and behind(bracket, line):
+            line.pid, line.comm = task.pid, task.comm
+            self.front_length = length
+            return True
+        if not self._new_front(p, line):
             return False
-        line.comm = self._comm(p, line.comm_end)
-        if task != NULL and line.bracket == bracket:
-            task.words = [a, b, c, d]
+        if line.bracket == bracket:
+            task.words = [load8(p), load8(p + 8), load8(bracket - 16), load8(bracket - 8)]
             task.length, task.epoch = length, self.tally.epoch
             task.pid, task.comm = line.pid, line.comm
         return True
+
+    cdef inline Task *_task(self, const uint8_t *p, const uint8_t *bracket) noexcept:
+        """
+        Where a task is kept whose line begins with p to bracket.
+        """
+        cdef uint64_t mixed = (load8(p) ^ load8(bracket - 8)) * 0x9e3779b97f4a7c15ull
+        return &self.tasks[(mixed ^ (load8(p + 8) + load8(bracket - 16)) * 0xd6e8feb86659fd93ull) >> 55]
+
+    cdef bint _new_front(self, const uint8_t *p, Line *line) except -1:
+        if not front(p, line):
+            return False
+        line.comm = self._comm(p, line.comm_end)
+        return True
+
+    cdef inline int _event(self, Line *line) noexcept:
+        """
+        The number of the Event whose name the line has; NO_NAME for a line without a name.
+        """
+        cdef const uint8_t *name = line.name
+        cdef uint64_t first = load8(name)
+        cdef uint64_t second = load8(name + 8)
+        cdef Seen *seen = &self.seen[((first ^ second * 0x9e3779b97f4a7c15ull) * 0xd6e8feb86659fd93ull) >> 58]
+        cdef int event
+        if (seen.first == first and seen.second == second and name[seen.length] == c':'
+                and load8(name + seen.length - 8) == seen.last and name[seen.length + 1] == c' '):
+            line.rest = skip_blanks(name + seen.length + 2)
+            return seen.event
+        if not named(line):
+            return NO_NAME
+        event = self._slot(line.name, line.name_end).event
+        if event >= 0 and 8 <= line.name_end - name <= 24:
+            seen.first, seen.second, seen.last = first, second, load8(line.name_end - 8)
+            seen.length, seen.event = <int>(line.name_end - name), event
+        return event
 
     cdef const uint8_t *_fields(self, Event *event, const uint8_t *p, uint8_t *row) except? NULL:
         """
@@ -293,30 +272,30 @@ cdef class TextParser:
                 break
             step = &event.steps[i]
             if i >= event.nr_steps or not expected(step, p):
-                if i >= MOST_STEPS:
-                    step = &scratch
+                if i == MOST_STEPS:
+                    step, i = &scratch, i - 1
                 if not self._learn_step(event, step, p):
                     p = word_end(p)
                     continue
-                event.nr_steps = max(event.nr_steps, min(i + 1, MOST_STEPS))
-            i = min(i + 1, MOST_STEPS)
+                event.nr_steps = max(event.nr_steps, i + 1)
+            i += 1
             p += step.length
-            if step.field == NULL:
+            if step.kind == NUMBER:
+                p = self._number(step, p, row, &found)
+            elif step.kind == USELESS:
                 p = word_end(p)
-            elif step.field.kind == PAGE:
+            elif step.kind == PAGE:
                 null_page |= is_null(p)
                 p = word_end(p)
-            elif step.field.kind == NUMBER:
-                p = self._number(step.field, p, row, &found)
             else:
-                p = self._flag_names(step.field, p, row, &found)
+                p = self._flag_names(step, p, row, &found)
         if found & event.needed != event.needed:
             return NULL
         if null_page and event.pfn >= 0:
             store8(row + event.pfn, -1)
         return p + 1
 
-    cdef inline const uint8_t *_number(self, Wanted *field, const uint8_t *p, uint8_t *row, uint32_t *found) noexcept:
+    cdef inline const uint8_t *_number(self, Step *step, const uint8_t *p, uint8_t *row, uint32_t *found) noexcept:
         """
         A number into its column; what is none leaves it null.
         """
@@ -324,25 +303,30 @@ cdef class TextParser:
         cdef const uint8_t *end = number(p, &value)
         if end == NULL or end[0] > c' ' and end[0] != c',' and end[0] != c')':
             return word_end(p)
-        put(self.tally, row, field.place, field.width, value)
-        found[0] |= field.bit
+        put(&self.tally.counts, row, step.place, step.width, value)
+        found[0] |= step.bit
         return end
 
-    cdef const uint8_t *_flag_names(self, Wanted *field, const uint8_t *p, uint8_t *row, uint32_t *found) except NULL:
+    cdef const uint8_t *_flag_names(self, Step *step, const uint8_t *p, uint8_t *row, uint32_t *found) except NULL:
         """
         Names of flags as a number into their column.
         """
-        cdef const uint8_t *stop = word_end(p)
-        cdef const uint8_t *end = stop
-        while end > p and ((end - 1)[0] == c'\r' or (end - 1)[0] == c')' or (end - 1)[0] == c','):
-            end -= 1
-        if end == p or end - p > LONGEST_WORD:
-            return stop
-        put(self.tally, row, field.place, field.width, self._words(field.table, p, <int>(end - p)))
-        found[0] |= field.bit
-        return stop
+        cdef const uint8_t *stop
+        cdef const uint8_t *end
+        cdef Word *word = step.word
+        if (word == NULL or word.text == NULL or p[word.length] > c' ' or memcmp(p, word.text, word.length) != 0
+                or word.table != step.table):
+            stop = end = word_end(p)
+            while end > p and ((end - 1)[0] == c'\r' or (end - 1)[0] == c')' or (end - 1)[0] == c','):
+                end -= 1
+            if end == p or end - p > LONGEST_WORD:
+                return stop
+            word = step.word = self._word(step.table, p, <int>(end - p))
+        put(&self.tally.counts, row, step.place, step.width, word.value)
+        found[0] |= step.bit
+        return p + word.length
 
-    cdef int64_t _words(self, int table, const uint8_t *p, int length) except? -1:
+    cdef Word *_word(self, int table, const uint8_t *p, int length) except NULL:
         """
         The number of "GFP_KERNEL|__GFP_ZERO"; each spelling is worked out once.
         """
@@ -352,13 +336,13 @@ cdef class TextParser:
         cdef bytes text
         if (word.text != NULL and word.length == length and word.table == table
                 and memcmp(word.text, p, length) == 0):
-            return word.value
+            return word
         text = p[:length]
         word.text = NULL
         word.value = self.words(table, text)
         self.kept_words[at] = text
         word.text, word.length, word.table = <const uint8_t *><const char *>text, length, table
-        return word.value
+        return word
 
     cdef int32_t _comm(self, const uint8_t *p, const uint8_t *end) except? -1:
         """
@@ -424,65 +408,19 @@ cdef class TextParser:
         """
         Remember the field that stands at p. False: there is no "name=" here.
         """
+        cdef Wanted *wanted
         cdef int i = 0
         while p[i] != c'=':
             if p[i] <= c' ' or p[i] == c',' or i == 22:
                 return False
             i += 1
-        step.length = i + 1
-        step.field = NULL
+        step.length, step.kind, step.word = i + 1, USELESS, NULL
         for i in range(3):
             step.mask[i] = low_bytes(step.length - 8 * i)
             step.key[i] = load8(p + 8 * i) & step.mask[i]
         for i in range(event.nr_wanted):
-            if event.wanted[i].length == step.length and memcmp(event.wanted[i].key, p, step.length) == 0:
-                step.field = &event.wanted[i]
+            wanted = &event.wanted[i]
+            if wanted.length == step.length and memcmp(wanted.key, p, step.length) == 0:
+                step.kind, step.place, step.width = wanted.kind, wanted.place, wanted.width
+                step.table, step.bit = wanted.table, wanted.bit
         return True
-
-
-cdef inline uint64_t low_bytes(Py_ssize_t count) noexcept nogil:
-    """
-    A mask of the first bytes of a word.
-    """
-    return 0 if count <= 0 else <uint64_t>-1 if count >= 8 else (<uint64_t>1 << (8 * count)) - 1
-
-
-cdef inline (uint64_t, uint64_t, uint64_t) name_words(const uint8_t *name, int length) noexcept nogil:
-    """
-    Three words that hold all of a name of up to 24 bytes.
-    """
-    if length >= 16:
-        return load8(name), load8(name + 8), load8(name + length - 8)
-    if length >= 8:
-        return load8(name), 0, load8(name + length - 8)
-    return load8(name) & low_bytes(length), 0, 0
-
-
-cdef inline bint expected(Step *step, const uint8_t *p) noexcept nogil:
-    """
-    Whether the field that was here last time is here again.
-    """
-    if load8(p) & step.mask[0] != step.key[0]:
-        return False
-    if step.length <= 8:
-        return True
-    return (load8(p + 8) & step.mask[1] == step.key[1]
-            and (step.length <= 16 or load8(p + 16) & step.mask[2] == step.key[2]))
-
-
-cdef inline const uint8_t *word_end(const uint8_t *p) noexcept nogil:
-    return find2(p, c' ', c'\n')
-
-
-cdef inline bint is_null(const uint8_t *p) noexcept nogil:
-    """
-    Whether a pointer is null: (null), (nil), 0x0, 0000000000000000.
-    """
-    if p[0] == c'(':
-        return True
-    if p[0] != c'0' or p[1] != c'x' and load8(p) != ZEROS:
-        return False
-    p += 2
-    while p[0] == c'0':
-        p += 1
-    return p[0] <= c' '

@@ -118,15 +118,16 @@ class TextReader:
         What became known while the rows were read.
         """
         parser, tally = self._parser, self._parser.tally
+        rows, back, back_at, ties, out_of_range = tally.numbers()
         return Health(
             unit=self.unit,
-            rows=tally.rows,
+            rows=rows,
             cpus=cpu_healths(tally.of_cpus()),
             losses=losses(tally.losses),
             overwritten={-1: self._overwritten} if self._overwritten else {},
-            back=tally.back,
-            back_at=None if tally.back_at < 0 else tally.back_at,
-            ties=tally.ties,
+            back=back,
+            back_at=None if back_at < 0 else back_at,
+            ties=ties,
             truncated=self._truncated,
             broken=self._broken,
             not_understood=self._not_understood,
@@ -135,7 +136,7 @@ class TextReader:
             nr_damages=0,
             unknown_events={shown(name): (seen[0], seen[1]) for name, seen in sorted(parser.unknown.items())},
             unknown_flags={shown(name): count for name, count in sorted(self._words.unknown.items())},
-            out_of_range=tally.out_of_range,
+            out_of_range=out_of_range,
             notes=tuple(self._notes()),
         )
 

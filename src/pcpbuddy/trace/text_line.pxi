@@ -14,14 +14,15 @@ cdef struct Line:
     const uint8_t *bracket     # of the CPU
     int64_t ts_ns
     int32_t pid
-    int32_t cpu
     int32_t comm
-    int32_t irq_flags
-    int32_t preempt_count
+    int16_t cpu
+    int16_t irq_flags
+    int16_t preempt_count
     bint ticks                 # the time is a whole number: of what, nobody says
 
 cdef short[3][256] FLAG_BITS
 cdef signed char[256] HEX
+cdef uint64_t ZEROS = 0x3030303030303030
 
 
 cdef void _flag_tables():
@@ -55,6 +56,14 @@ cdef inline const uint8_t *skip_blanks(const uint8_t *p) noexcept nogil:
     return p
 
 
+cdef inline int blanks_in(uint64_t word) noexcept nogil:
+    """
+    The place of the first byte of eight that is a blank or a control character, 8 for none.
+    """
+    word = (word - 0x2121212121212121ull) & ~word & 0x8080808080808080ull
+    return first_byte(word) if word else 8
+
+
 cdef inline const uint8_t *decimal(const uint8_t *p, int64_t *value) noexcept nogil:
     """
     1 to 18 digits; NULL if there are none or more.
@@ -76,6 +85,13 @@ cdef inline const uint8_t *hexadecimal(const uint8_t *p, int64_t *value) noexcep
     """
     cdef const uint8_t *start = p
     cdef uint64_t number = 0
+    cdef uint64_t word = load8(p)
+    cdef int length = blanks_in(word)
+    if 0 < length < 8:
+        word = word << (64 - 8 * length) | ZEROS >> (8 * length)
+        if hex_digits(word):
+            value[0] = <int64_t>eight_hex(word)
+            return p + length
     while HEX[p[0]] >= 0:
         if p - start == 16:
             return NULL
@@ -89,6 +105,9 @@ cdef inline const uint8_t *number(const uint8_t *p, int64_t *value) noexcept nog
     """
     A number as printk writes it: 12, -1, 0x1f.
     """
+    if is_digit(p[0]) and p[1] <= c' ':
+        value[0] = p[0] - c'0'
+        return p + 1
     if p[0] == c'0' and p[1] == c'x':
         return hexadecimal(p + 2, value)
     if p[0] == c'-':
@@ -128,21 +147,13 @@ cdef inline const uint8_t *seconds(const uint8_t *p, Line *line) noexcept nogil:
     return p if p[0] == c':' and scale < 1000000000LL else NULL
 
 
-cdef inline int blanks_in(uint64_t word) noexcept nogil:
-    """
-    The place of the first byte of eight that is a blank or a control character, 8 for none.
-    """
-    word = (word - 0x2121212121212121ull) & ~word & 0x8080808080808080ull
-    return first_byte(word) if word else 8
-
-
 cdef inline const uint8_t *flags(const uint8_t *p, Line *line) noexcept nogil:
     """
     "d.h2." or nothing. A word that is not made of such letters says nothing, and is passed over.
     """
     cdef const uint8_t *end = p + 5
     cdef int bits
-    line.irq_flags = line.preempt_count = NONE32
+    line.irq_flags = line.preempt_count = NONE16
     if is_digit(p[0]):
         return p
     if end[0] != c' ' or blanks_in(load8(p)) != end - p:
@@ -174,7 +185,7 @@ cdef inline bint behind(const uint8_t *p, Line *line) noexcept nogil:
         p = decimal(start, &cpu)
         if p == NULL or p[0] != c']' or p - start < 3 or cpu >= MAX_CPUS:
             return False
-        line.cpu = <int32_t>cpu
+        line.cpu = <int16_t>cpu
     p = flags(skip_blanks(p + 1), line)
     if p == NULL:
         return False
@@ -240,7 +251,7 @@ cdef inline bint named(Line *line) noexcept nogil:
 
 cdef inline bint front(const uint8_t *start, Line *line) noexcept nogil:
     """
-    Find the front of the line that begins at start. False: it has none.
+    Find the front of the line that begins at start, up to the name of its event. False: it has none.
     """
     cdef const uint8_t *p = start
     while True:
@@ -248,5 +259,5 @@ cdef inline bint front(const uint8_t *start, Line *line) noexcept nogil:
         if p[0] == c'\n':
             return False
         if behind(p, line) and before(start, p, line):
-            return named(line)
+            return True
         p += 1
