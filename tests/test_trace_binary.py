@@ -8,6 +8,7 @@ import io
 import lzma
 import struct
 import sys
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -314,6 +315,45 @@ def test_absurd_lengths_take_no_memory(read):
             data = bytearray(whole)
             data[at : at + 4] = struct.pack("<I", value)
             tried(read, bytes(data))
+
+
+def test_blocks_that_would_take_gigabytes(read):
+    bomb = zlib.compress(bytes(1 << 20))
+    data = dat({0: pages(frees(5))}, codec="zlib")
+    packed = zlib.compress(pages(frees(5)))
+    at = data.index(packed) - 8
+    grown = data[:at] + struct.pack("<II", len(bomb), 60 << 20) + bomb + data[at + 8 + len(packed) :]
+    tried(read, grown)
+    with pytest.raises(TraceError, match="at most 67108864 can be"):
+        read(data[:at] + struct.pack("<II", len(packed), 1 << 31) + data[at + 8 :])
+
+
+def test_cpus_that_lie_over_one_another_or_not_in_the_file(read):
+    data = pages(frees(5))
+    whole = dat({0: data, 1: data})
+    first = whole.index(data)
+    both = [struct.pack("<IQQ", cpu, first + cpu * PAGE, PAGE) for cpu in (0, 1)]
+    with pytest.raises(TraceError, match=f"byte {first}: the data of CPU 1 lie over those of another"):
+        read(whole.replace(both[1], struct.pack("<IQQ", 1, first, PAGE)))
+    with pytest.raises(TraceError, match=r"should be 1048576 bytes, .* are missing"):
+        read(whole.replace(both[1], struct.pack("<IQQ", 1, first + PAGE, 1 << 20)))
+
+
+def test_too_many_of_anything(read):
+    whole = dat({0: pages(frees(5))})
+    events = struct.pack("<I", len(NEW.formats())) + struct.pack("<Q", len(NEW.formats()[0]))
+    with pytest.raises(TraceError, match="4294967295 events, at most 100000 can be"):
+        read(whole.replace(events, struct.pack("<I", 0xFFFFFFFF) + events[4:]))
+    cpus = struct.pack("<II", PAGE, 1) + struct.pack("<I", 0)
+    with pytest.raises(TraceError, match="99999 CPUs, at most 8192 can be"):
+        read(whole.replace(cpus, struct.pack("<III", PAGE, 99999, 0)))
+
+
+def test_the_name_of_the_host_is_left_out(tmp_path):
+    path = tmp_path / "trace.dat"
+    path.write_bytes(dat({0: pages(frees(5))}, options=[(5, b"Linux secret 6.6.1-x x86_64\0")]))
+    with open_trace(path) as trace:
+        assert trace.kernel == "6.6.1-x"
 
 
 # Where it comes from.

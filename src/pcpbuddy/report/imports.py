@@ -32,7 +32,7 @@ def _head(done: Imported) -> Iterator[str]:
     health = done.health
     parts = [done.form]
     if done.kernel:
-        parts.append(shown(done.kernel))
+        parts.append(f"Linux {shown(done.kernel.removeprefix('Linux '))}")
     if done.clock:
         parts.append(f"clock {shown(done.clock)}")
     times = [one for cpu in health.cpus for one in (cpu.first_ns, cpu.last_ns) if one is not None]

@@ -22,6 +22,7 @@ __all__ = ["EVENTS", "KNOWN", "NULLS", "Batch", "Health", "Trace", "columns", "o
 
 Progress = Callable[[int, int | None], None]
 TRACE_DAT, RAW = "trace.dat", "raw sub-buffers"
+MOST_TOGETHER = 1 << 30  # bytes of one sub-buffer of each CPU
 FOREIGN = {
     b"PAR1": ("a parquet file", "it is imported already: use it as it is"),
     b"PERFILE2": ("a perf.data", "run `perf script -i FILE | pcpbuddy import - -o FILE.parquet`"),
@@ -219,14 +220,19 @@ def _open_dat(source: Source, kernel: str | None, buffer: str | None) -> Trace:
             raise TraceError(f"{source.name} has no buffer {shown(buffer or '')!r}; it has {there}")
         geometry = _dat_geometry(content, chosen, source.name)
         cpus = [(one, *cpu) for one in chosen for cpu in one.cpus if cpu[2]]
+        tracedat.check_places(file, source.name, [(cpu, place, size) for _, cpu, place, size in cpus])
+        if geometry[0] * len(cpus) > MOST_TOGETHER:
+            raise TraceError(
+                f"{source.name} has {len(cpus)} CPUs with sub-buffers of {geometry[0]} bytes; it is damaged"
+            )
         block = rings.block_bytes(geometry[0], len(cpus))
         reader = _RingReader(
             _Fed(source.name, source.size_bytes, source.sha256),
             [
-                rings.Ring(cpu, tracedat.stored_pages(file, source.name, content, one, place, size, block))
+                rings.Ring(cpu, tracedat.stored_pages(file, source.name, content, one, place, size, block, len(cpus)))
                 for one, cpu, place, size in cpus
             ],
-            content.formats,
+            list(content.formats.values()),
             geometry,
             ticks=content.ticks,
             cmdlines=content.cmdlines,

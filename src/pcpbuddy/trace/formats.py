@@ -19,6 +19,7 @@ Plan = tuple[int, int, list[Copy]]
 # (size of a sub-buffer, place and size of its count of bytes, place of its data): 64 bits, pages of 4 KiB.
 DEFAULT_GEOMETRY: Geometry = (4096, 8, 8, 16)
 LARGEST_OFFSET = 1 << 16
+MOST_FORMATS = 1 << 16  # as many as there are numbers
 _FIELD = re.compile(r"field:([^;]{1,200});\s*offset:(\d{1,6});\s*size:(\d{1,6});\s*signed:([01]);")
 _COMMON = {"pid": "common_pid", "irq_flags": "common_flags", "preempt_count": "common_preempt_count"}
 _SIZES = (1, 2, 4, 8)
@@ -43,7 +44,7 @@ def parse_formats(text: str) -> list[Format]:
     All the events that a text describes, one ``format`` file or several behind one another.
     """
     found = []
-    for part in f"\n{text}".split("\nname: ")[1:]:
+    for part in f"\n{text}".split("\nname: ", MOST_FORMATS)[1:]:
         name, _, rest = part.partition("\n")
         number = re.match(r"ID: (\d{1,5})$", rest, re.MULTILINE)
         if not number or int(number[1]) >= 1 << 16:

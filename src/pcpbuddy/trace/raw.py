@@ -66,7 +66,8 @@ def find_raw(folder: Path, only: Path | None = None) -> RawFiles:
     The raw files in a folder, or ``only`` one of them, with the descriptions in it and, if it has none, above it.
     """
     label = shown((only or folder).name or str(folder))
-    inside = _files(folder)
+    # Beside a single file only what tracefs calls so is looked through, whatever else lies there.
+    inside = _files(folder) if only is None else [*_files(folder / "events"), *_beside(folder)]
     cpus = [(int(match[1] or match[2]), path) for path in inside if (match := _CPU_FILE.search(path.as_posix()))]
     if only is not None:
         match = _CPU_FILE.search(only.resolve().as_posix())
@@ -80,7 +81,7 @@ def find_raw(folder: Path, only: Path | None = None) -> RawFiles:
         raise TraceError(f"{label} has more than one raw file of a CPU; give the folder of one recording")
     texts = [path for path in inside if _is_text(path)]
     if not any(_FORMAT_FILE.search(path.as_posix()) for path in texts):
-        texts += [path for path in sorted(folder.resolve().parent.iterdir()) if path.is_file() and _is_text(path)]
+        texts += [path for path in _beside(folder.resolve().parent) if _is_text(path)]
     return RawFiles(sorted(cpus), texts, label)
 
 
@@ -115,6 +116,10 @@ def _files(folder: Path) -> list[Path]:
         if path.is_file():
             found.append(path)
     return sorted(found)
+
+
+def _beside(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _is_text(path: Path) -> bool:

@@ -6,6 +6,7 @@ parts; version 7 has sections that options point to, any of them compressed.
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import zlib
@@ -16,11 +17,16 @@ from ..errors import TraceError
 from .formats import Format, parse_formats
 from .source import first_line, shown, zstd_block
 
-__all__ = ["MAGIC", "Buffer", "Content", "read_content", "stored_pages"]
+__all__ = ["MAGIC", "Buffer", "Content", "check_places", "parse_cmdlines", "read_content", "stored_pages"]
 
 MAGIC = b"\x17\x08\x44tracing"
 LARGEST_BLOB = 64 << 20
+BLOCKS_TOGETHER = 512 << 20  # unpacked, one of each CPU
 MOST_CPUS = 8192
+MOST_BUFFERS = 1024
+MOST_SYSTEMS = 10_000
+MOST_EVENTS = 100_000
+MOST_CMDLINES = 1 << 18
 DONE, CPUSTAT, BUFFER, CLOCK, UNAME, CPUCOUNT, TSC2NSEC = 0, 2, 3, 4, 5, 8, 14
 HEADER_INFO, FTRACE_EVENTS, EVENT_FORMATS, CMDLINES, BUFFER_TEXT = 16, 17, 18, 21, 22
 COMPRESSED = 1
@@ -48,7 +54,7 @@ class Content:
     page_size: int
     codec: str = "none"
     header_page: str = ""
-    formats: list[Format] = dataclasses.field(default_factory=list)
+    formats: dict[int, Format] = dataclasses.field(default_factory=dict)
     cmdlines: dict[int, bytes] = dataclasses.field(default_factory=dict)
     kernel: str | None = None
     clock: str | None = None
@@ -84,6 +90,16 @@ class _Cursor:
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
+
+    def count(self, most: int, what: str) -> int:
+        """
+        How many follow: 32 bits that say no more than can be.
+        """
+        count = self.number(4)
+        if count > most:
+            self.at -= 4
+            raise self.fail(f"{count} {what}, at most {most} can be")
+        return count
 
     def text(self) -> bytes:
         """
@@ -137,15 +153,13 @@ def _read_6(cursor: _Cursor, content: Content) -> None:
     for width in (4, 4):  # kallsyms, printk formats
         cursor.skip(cursor.number(width))
     _cmdlines(cursor, content)
-    cpus = cursor.number(4)
-    if cpus > MOST_CPUS:
-        raise cursor.fail(f"{cpus} CPUs, at most {MOST_CPUS} can be")
-    instances = []
+    cpus = cursor.count(MOST_CPUS, "CPUs")
+    instances: list[tuple[int, bytes]] = []
     word = cursor.take(10)
     if word == b"options  \0":
         while option := cursor.number(2):
             data = cursor.take(cursor.number(4))
-            if option == BUFFER and len(data) > 8:
+            if option == BUFFER and len(data) > 8 and len(instances) < MOST_BUFFERS:
                 instances.append((int.from_bytes(data[:8], "little"), data[8:].partition(b"\0")[0]))
             _option(option, data, content)
         word = cursor.take(10)
@@ -168,15 +182,20 @@ def _header_info(cursor: _Cursor, content: Content) -> None:
 
 
 def _ftrace_events(cursor: _Cursor, content: Content) -> None:
-    for _ in range(cursor.number(4)):
-        content.formats += parse_formats(_text(cursor.take(cursor.number(8))))
+    for _ in range(cursor.count(MOST_EVENTS, "events")):
+        _one_format(cursor, content)
 
 
 def _event_formats(cursor: _Cursor, content: Content) -> None:
-    for _ in range(cursor.number(4)):
+    for _ in range(cursor.count(MOST_SYSTEMS, "systems of events")):
         cursor.text()
-        for _ in range(cursor.number(4)):
-            content.formats += parse_formats(_text(cursor.take(cursor.number(8))))
+        for _ in range(cursor.count(MOST_EVENTS, "events")):
+            _one_format(cursor, content)
+
+
+def _one_format(cursor: _Cursor, content: Content) -> None:
+    for one in parse_formats(_text(cursor.take(cursor.number(8)))):
+        content.formats[one.number] = one
 
 
 def _cmdlines(cursor: _Cursor, content: Content) -> None:
@@ -187,8 +206,8 @@ def parse_cmdlines(data: bytes) -> dict[int, bytes]:
     """
     The ``saved_cmdlines`` of tracefs: "PID NAME" a line.
     """
-    found = re.findall(rb"^(\d{1,10}) (.*)$", data, re.MULTILINE)
-    return {int(pid): name for pid, name in found}
+    found = re.finditer(rb"^(\d{1,10}) (.{0,64})$", data, re.MULTILINE)
+    return {int(one[1]): one[2] for one in itertools.islice(found, MOST_CMDLINES)}
 
 
 def _text(data: bytes) -> str:
@@ -200,7 +219,8 @@ def _option(option: int, data: bytes, content: Content) -> None:
     The options that say something about events, the same in both versions.
     """
     if option == UNAME:
-        content.kernel = _text(data.partition(b"\0")[0])
+        words = _text(data.partition(b"\0")[0]).split()  # system, host, release, machine: the host is nobody's business
+        content.kernel = words[2] if len(words) > 2 else None
     elif option == CLOCK:
         chosen = re.search(rb"\[([\w-]+)\]", data)
         content.clock = _text(chosen[1]) if chosen else None
@@ -240,7 +260,7 @@ def _read_7(cursor: _Cursor, content: Content) -> None:
                 break
             if option in readers and len(data) == 8:
                 readers[option](_section(cursor, int.from_bytes(data, "little"), option, content), content)
-            elif option == BUFFER:
+            elif option == BUFFER and len(content.buffers) < MOST_BUFFERS:
                 content.buffers.append(_buffer(cursor, data))
             elif option == BUFFER_TEXT:
                 raise TraceError(
@@ -278,9 +298,7 @@ def _buffer(cursor: _Cursor, data: bytes) -> Buffer:
     """
     option = _Cursor(lambda at, count: data[at : at + count], len(data), 0, f"{cursor.label}, option of a buffer")
     place, name, _ = option.number(8), option.text(), option.text()
-    page_size, cpus = option.number(4), option.number(4)
-    if cpus > MOST_CPUS:
-        raise option.fail(f"{cpus} CPUs, at most {MOST_CPUS} can be")
+    page_size, cpus = option.number(4), option.count(MOST_CPUS, "CPUs")
     found = [(option.number(4), option.number(8), option.number(8)) for _ in range(cpus)]
     if any(cpu >= MOST_CPUS for cpu, _, _ in found):
         raise option.fail(f"CPU {max(cpu for cpu, _, _ in found)}, at most {MOST_CPUS} can be")
@@ -292,14 +310,14 @@ def _buffer(cursor: _Cursor, data: bytes) -> Buffer:
     return Buffer(shown(name), page_size, found, bool(flags & COMPRESSED))
 
 
-def unpack(data: bytes, size: int, codec: str, where: str) -> bytes:
+def unpack(data: bytes, size: int, codec: str, where: str, most: int = LARGEST_BLOB) -> bytes:
     """
     A block that is ``size`` bytes long when unpacked.
     """
     if codec not in ("zstd", "zlib"):
         raise TraceError(f"{where}: compressed with {codec}; zstd and zlib are read, `trace-cmd convert` makes them")
-    if size > LARGEST_BLOB:
-        raise TraceError(f"{where}: a block of {size} bytes, at most {LARGEST_BLOB} can be; the trace.dat is damaged")
+    if size > most:
+        raise TraceError(f"{where}: a block of {size} bytes, at most {most} can be; the trace.dat is damaged")
     try:
         unpacked = zstd_block(data, size) if codec == "zstd" else zlib.decompressobj().decompress(data, size)
     except (OSError, ValueError, zlib.error) as error:
@@ -311,28 +329,43 @@ def unpack(data: bytes, size: int, codec: str, where: str) -> bytes:
     return unpacked
 
 
+def check_places(file: IO[bytes], label: str, cpus: list[tuple[int, int, int]]) -> None:
+    """
+    The data of all CPUs, (cpu, byte, size), lie in the file, and no two over one another. Raises TraceError.
+    """
+    total, before = os.fstat(file.fileno()).st_size, 0
+    for cpu, place, size in sorted(cpus, key=lambda one: one[1]):
+        if place + size > total:
+            missing = place + size - total
+            raise TraceError(
+                f"{label}, byte {place}: the data of CPU {cpu} should be {size} bytes, {missing} of them are missing; "
+                "the trace.dat is cut off, copy it again"
+            )
+        if place < before:
+            raise TraceError(f"{label}, byte {place}: the data of CPU {cpu} lie over those of another; it is damaged")
+        before = place + size
+
+
 def stored_pages(
-    file: IO[bytes], label: str, content: Content, buffer: Buffer, place: int, size: int, block: int
+    file: IO[bytes], label: str, content: Content, buffer: Buffer, place: int, size: int, block: int, streams: int
 ) -> Iterator[tuple[bytes, int]]:
     """
     The sub-buffers of one CPU, some at a time: (bytes, where they begin in the file).
 
-    block: bytes at a time of what is not compressed. Of compressed ones the place is that of the packed block.
+    block: bytes at a time of what is not compressed; streams: how many are read at the same time, which bounds what a
+    compressed block may become. Of compressed ones the place is that of the packed block.
     """
     total = os.fstat(file.fileno()).st_size
     end = place + size + (4 if buffer.compressed else 0)  # the size of packed blocks leaves out their count
     cursor = _Cursor(lambda at, count: os.pread(file.fileno(), count, at), min(total, end), place, label)
-    if place + size > total:
-        raise cursor.fail(f"{size} bytes of a CPU should follow, {max(0, total - place)} do")
     if not buffer.compressed:
         while cursor.at < cursor.size:
             at = cursor.at
             yield cursor.take(min(block, cursor.size - at)), at
         return
-    if not size:
-        return
+    most = min(LARGEST_BLOB, max(buffer.page_size, BLOCKS_TOGETHER // streams))
     for _ in range(cursor.number(4)):
         at = cursor.at
         packed, unpacked = cursor.number(4), cursor.number(4)
         if unpacked:
-            yield unpack(cursor.take(packed), unpacked, content.codec, f"{label}, byte {at}"), at
+            yield unpack(cursor.take(packed), unpacked, content.codec, f"{label}, byte {at}", most), at
