@@ -300,7 +300,7 @@ def test_columns_that_come_late(tmp_path, monkeypatch):
     """
     A column that is filled for the first time after some parts were written: the file has it, null before.
     """
-    monkeypatch.setattr(store, "ROWS_AT_ONCE", 4096)
+    monkeypatch.setattr(store, "ROWS_AT_ONCE", 3000)
     lines = [text_line("a", 1, 0, i * 1000, FREE) for i in range(20000)]
     lines[15000] = text_line("b", 2, 0, 15000000, "mm_vmscan_kswapd_sleep: nid=5")
     path = tmp_path / "trace"
@@ -309,6 +309,13 @@ def test_columns_that_come_late(tmp_path, monkeypatch):
     assert [i for i, nid in enumerate(table["nid"].to_pylist()) if nid is not None] == [15000]
     assert table["ts_ns"].to_pylist() == [i * 1000 for i in range(20000)]
     assert table["comm"].to_pylist() == ["b" if i == 15000 else "a" for i in range(20000)]
+
+
+def test_numbers_that_are_too_large_for_the_file(tmp_path, capsys):
+    (tmp_path / "trace").write_text(HEAD + text_line("a", 1, 0, 5000, FREE.replace("order=2", "order=300")))
+    assert main(["import", str(tmp_path / "trace"), "-o", str(tmp_path / "out"), "-q", "--json", "-"]) == 0
+    assert pq.read_table(tmp_path / "out")["order"].to_pylist() == [None]
+    assert json.loads(capsys.readouterr().out)["results"]["health"]["out_of_range"] == 1
 
 
 def test_an_empty_trace_is_a_file_without_rows(tmp_path, capsys):

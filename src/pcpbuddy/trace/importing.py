@@ -11,7 +11,7 @@ import numpy as np
 from . import Progress, Trace
 from .health import Health
 from .schema import KNOWN
-from .store import ParquetFile, narrowed
+from .store import ParquetFile
 
 __all__ = ["Imported", "import_trace"]
 
@@ -39,14 +39,13 @@ def import_trace(trace: Trace, output: Path, manifest: dict[str, Any], progress:
     manifest: what made the file; the source and its health are added to it. Raises TraceError and UsageError.
     """
     counts = np.zeros(len(KNOWN), np.int64)
-    too_large = 0
     with ParquetFile(output) as file:
         for batch in trace.batches(progress):
             counts += np.bincount(batch.rows["event"], minlength=len(KNOWN))
-            too_large += narrowed(batch)
             file.add(batch)
+        file.flush()
         health = trace.health()
-        health = dataclasses.replace(health, out_of_range=health.out_of_range + too_large)
+        health = dataclasses.replace(health, out_of_range=health.out_of_range + file.too_large)
         facts = {
             "source": trace.name,
             "source_bytes": trace.size_bytes,

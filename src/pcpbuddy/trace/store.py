@@ -23,6 +23,8 @@ __all__ = ["ParquetFile", "arrow"]
 
 ROWS_AT_ONCE = 1 << 17
 ALWAYS = ("ts_ns", "cpu", "cpu_seq", "event", "pfn", "order", "migratetype", "gfp_flags")
+# Columns in which hardly a value comes twice: a dictionary of them costs time and gains nothing.
+MANY_VALUES = ("ts_ns", "cpu_seq", "pfn")
 # Between two snapshots, where there are any; a trace without is taken as a whole.
 PHASE = 1
 METADATA_KEY = b"pcpbuddy"
@@ -50,10 +52,12 @@ class ParquetFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = 0
+        self.rows = self.too_large = 0
         self._pa = arrow("writing a parquet file")
-        self._held: list[Any] = []
-        self._held_rows = 0
+        # By column: gathered from a batch while it is fresh, which costs less than from many rows at once.
+        self._held = {name: np.empty(ROWS_AT_ONCE, EVENT[name]) for name in columns()}
+        self._nr_held = 0
+        self._texts: dict[str, dict[str, int]] = {name: {} for name in TEXTS}
         self._filled: set[str] = set(ALWAYS)
         self._parts: list[Path] = []
         self._columns: list[tuple[str, ...]] = []
@@ -87,20 +91,34 @@ class ParquetFile:
         """
         More rows.
         """
-        arrays = {name: self._array(batch, name) for name in columns()}
-        self._filled |= {name for name, array in arrays.items() if array.null_count < len(array)}
-        self._held.append(self._pa.table({**arrays, "phase": self._pa.array(np.full(len(batch), PHASE, np.int8))}))
-        self._held_rows += len(batch)
-        self.rows += len(batch)
-        if self._held_rows >= ROWS_AT_ONCE:
-            self._flush()
+        done = 0
+        while done < len(batch):
+            count = min(len(batch) - done, ROWS_AT_ONCE - self._nr_held)
+            here = slice(self._nr_held, self._nr_held + count)
+            for name, column in self._held.items():
+                column[here] = batch.rows[name][done : done + count]
+            for name in TEXTS:
+                self._join_texts(name, self._held[name][here], batch.texts(name))
+            done += count
+            self._nr_held += count
+            if self._nr_held == ROWS_AT_ONCE:
+                self.flush()
+
+    def _join_texts(self, name: str, places: np.ndarray, texts: list[str]) -> None:
+        """
+        Places in the table of a batch become places in the table of the rows that are held.
+        """
+        table = self._texts[name]
+        joined = np.array([table.setdefault(text, len(table)) for text in texts], np.int32)
+        there = places >= 0
+        places[there] = joined[places[there]]
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """
         Write what is left, give the file its metadata and its name.
         """
-        if self._held or self._writer is None:
-            self._flush()
+        if self._nr_held or self._writer is None:
+            self.flush()
         metadata = {METADATA_KEY: json.dumps(manifest).encode()}
         if len(self._parts) > 1:
             self._close_part({})
@@ -109,24 +127,33 @@ class ParquetFile:
             self._close_part(metadata)
         os.replace(self._parts[0], self.path)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """
+        Write what is held. ``too_large`` then counts all numbers so far that their column cannot hold; they are null.
+        """
+        rows = self._nr_held
+        arrays = {name: array for name in columns() if (array := self._array(name)) is not None}
+        self._filled |= arrays.keys()
         names = tuple(name for name in columns() if name in self._filled)
         if self._writer is None or names != self._columns[-1]:
             self._close_part({})
             self._columns.append(names)
             self._writer = self._open_part(self._schema(names))
         schema = self._schema(names)
-        if not self._held:
-            return
-        table = self._pa.concat_tables(self._held).select([*names, "phase"]).unify_dictionaries()
-        self._writer.write_table(table.cast(schema), row_group_size=ROWS_AT_ONCE)
-        self._held, self._held_rows = [], 0
+        if rows:
+            arrays["phase"] = self._pa.array(np.full(rows, PHASE, np.int8))
+            made = [arrays[one.name] if one.name in arrays else self._pa.nulls(rows, one.type) for one in schema]
+            self._writer.write_table(self._pa.Table.from_arrays(made, schema=schema))
+        self.rows += rows
+        self._nr_held = 0
+        self._texts = {name: {} for name in TEXTS}
 
     def _open_part(self, schema: Any) -> Any:
         assert self._folder is not None
         path = Path(self._folder.name) / f"{len(self._parts)}.parquet"
         self._parts.append(path)
-        return self._pa.parquet.ParquetWriter(path, schema, compression="zstd")
+        few = [name for name in schema.names if name not in MANY_VALUES]
+        return self._pa.parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=few)
 
     def _close_part(self, metadata: dict[bytes, bytes]) -> None:
         if self._writer is not None:
@@ -155,39 +182,30 @@ class ParquetFile:
         writer.close()
         self._parts = [self._parts[-1]]
 
-    def _array(self, batch: Batch, name: str) -> Any:
+    def _array(self, name: str) -> Any | None:
         """
-        A column as Arrow: numbers with nulls, or texts by their tables.
+        A column as Arrow: numbers with nulls, or texts by their tables. None if it has nothing but nulls.
         """
-        pa, values, null = self._pa, np.ascontiguousarray(batch.rows[name]), batch.null(name)
+        pa, values = self._pa, self._held[name][: self._nr_held]
+        null = values == NULLS[values.dtype.itemsize]
+        if null.all() and name not in ALWAYS:
+            return None
         if name in TEXTS:
-            # What stands where an index is null is looked up all the same when tables are joined.
             indices = pa.array(np.where(null, 0, values), pa.int32(), mask=null)
-            return pa.DictionaryArray.from_arrays(indices, pa.array(batch.texts(name), pa.string()))
+            return pa.DictionaryArray.from_arrays(indices, pa.array(list(self._texts[name]), pa.string()))
         if name == "event":
             return pa.DictionaryArray.from_arrays(pa.array(values.astype(np.int8)), pa.array(KNOWN, pa.string()))
         kind = np.dtype(ARROW[name])
         if kind.itemsize < values.dtype.itemsize:
             limits = np.iinfo(kind)
-            null = null | (values < limits.min) | (values > limits.max)
-            values = np.where(null, 0, values).astype(kind)
-        return pa.array(values, mask=null) if null.any() else pa.array(values)
+            large = ~null & ((values < limits.min) | (values > limits.max))
+            self.too_large += int(large.sum())
+            null |= large
+            values = np.where(null, 0, values)
+        return pa.array(values.astype(kind), mask=null)
 
     def _schema(self, names: tuple[str, ...]) -> Any:
         pa = self._pa
         types = {"text": pa.dictionary(pa.int32(), pa.string()), "event": pa.dictionary(pa.int8(), pa.string())}
         fields = [(name, types.get(ARROW[name]) or pa.from_numpy_dtype(np.dtype(ARROW[name]))) for name in names]
         return pa.schema([*fields, ("phase", pa.int8())])
-
-
-def narrowed(batch: Batch) -> int:
-    """
-    Numbers of a batch that their column in a file cannot hold; they are null there.
-    """
-    count = 0
-    for name in EVENT.names or ():
-        if name in TEXTS or name == "event" or np.dtype(ARROW[name]).itemsize == EVENT[name].itemsize:
-            continue
-        values, limits = batch.rows[name], np.iinfo(np.dtype(ARROW[name]))
-        count += int(((values != NULLS[values.dtype.itemsize]) & ((values < limits.min) | (values > limits.max))).sum())
-    return count
