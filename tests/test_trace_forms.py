@@ -296,6 +296,31 @@ def test_standard_input(trace, tmp_path):
     assert pq.read_table(out).num_rows == 2
 
 
+def test_perf_data_by_way_of_perf(tmp_path, monkeypatch, capsys):
+    """
+    A stand-in for perf prints what perf would.
+    """
+    (tmp_path / "bin").mkdir()
+    perf, trace = tmp_path / "bin" / "perf", tmp_path / "perf.data"
+    trace.write_bytes(b"PERFILE2" + bytes(100))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    command = ["import", str(trace), "-o", str(tmp_path / "out"), "-q", "-f"]
+    assert main(command) == 2
+    assert "perf is not installed" in capsys.readouterr().err
+    line = "sh 5 [001] 1.000000123: kmem:mm_page_alloc: page=0x1 pfn=0x5 order=0 migratetype=1 gfp_flags=GFP_ATOMIC"
+    perf.write_text(f"#!/bin/sh\nshift 5\necho '# os release : 5.15.0-91'\ntest $2 = {trace} && echo '{line}'\n")
+    perf.chmod(0o755)
+    assert main([*command, "--json", "-"]) == 0
+    manifest = json.loads(capsys.readouterr().out)["manifest"]
+    assert (manifest["kernel"], manifest["source"]) == ("5.15.0-91", "perf.data")
+    assert manifest["source_sha256"] == hashlib.sha256(trace.read_bytes()).hexdigest()
+    (row,) = pq.read_table(tmp_path / "out").to_pylist()
+    assert (row["ts_ns"], row["pid"], row["gfp_flags"]) == (1000000123, 5, 0xA20)
+    perf.write_text(f"#!/bin/sh\necho '{line}'\necho oops >&2\nexit 3\n")
+    assert main(command) == 2
+    assert "perf.data: perf script failed: oops" in capsys.readouterr().err
+
+
 def test_columns_that_come_late(tmp_path, monkeypatch):
     """
     A column that is filled for the first time after some parts were written: the file has it, null before.

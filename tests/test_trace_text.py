@@ -2,6 +2,7 @@
 Traces that are text: the front of a line in all its shapes, fields by name, names of flags by kernel, what is no row.
 """
 
+import gzip
 import io
 import itertools
 
@@ -383,7 +384,7 @@ def test_a_line_longer_than_the_buffer_is_dropped_and_told():
         (b"", "is empty"),
         (b"hello\nworld\n", "none of its first lines"),
         (b"PAR1\0\0", "imported already"),
-        (b"PERFILE2\0\0\0", "perf script"),
+        (b"\x1f\x8b" + gzip.compress(b"PERFILE2")[2:], "a perf.data in a pipe or packed"),
         (b"\x7fELF\2\1\1\0", "a program"),
         (b"\0" * 100, "is not a trace: it begins with"),
         (b"# nop latency trace v1.1.5 on 6.1\n  bash-1 0d..1. 12us : mm_page_free: pfn=1\n", "latency-format"),

@@ -19,8 +19,9 @@ SCHEMA = "pcpbuddy.import/1"
 INCOMPLETE = 4
 EPILOG = """\
 TRACE is the text of tracefs (trace, trace_pipe), of trace-cmd report or of perf script; a trace.dat of version 6 or 7;
-or a folder of raw sub-buffers (cpu0.raw or per_cpu/cpu0/trace_pipe_raw, with header_page and format files beside them).
-- is standard input. gzip, zstd and xz are unpacked. The form is recognised from the content.
+a perf.data, where perf is installed; or a folder of raw sub-buffers (cpu0.raw or per_cpu/cpu0/trace_pipe_raw, with
+header_page and format files beside them). - is standard input. gzip, zstd and xz are unpacked. The form is recognised
+from the content.
 
 The rows are those of docs/reference/traces.md, in the order of time. Lost events are counted and located; where their
 number is known, the numbers of the rows (cpu_seq) skip as many. The file's metadata say what it was made from.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TraceError
-from . import formats, raw, rings, text, tracedat
+from . import formats, perfdata, raw, rings, text, tracedat
 from .health import Health
 from .schema import EVENTS, KNOWN, NULLS, Batch, columns
 from .source import Source, shown
@@ -25,7 +25,7 @@ TRACE_DAT, RAW = "trace.dat", "raw sub-buffers"
 MOST_TOGETHER = 1 << 30  # bytes of one sub-buffer of each CPU
 FOREIGN = {
     b"PAR1": ("a parquet file", "it is imported already: use it as it is"),
-    b"PERFILE2": ("a perf.data", "run `perf script -i FILE | pcpbuddy import - -o FILE.parquet`"),
+    perfdata.MAGIC: ("a perf.data in a pipe or packed", "give the unpacked file, or the text of `perf script`"),
     b"2ELIFREP": ("a perf.data of a big-endian machine", "run `perf script` on it there and import the text"),
     b"PK\x03\x04": ("a zip archive", "unpack it"),
     b"\x7fELF": ("a program", "give a trace"),
@@ -116,6 +116,9 @@ def open_trace(
     if str(path) != "-" and where.is_dir():
         return _open_raw(raw.find_raw(where), kernel, digest)
     source = Source(path, digest=digest)
+    if source.head.startswith(perfdata.MAGIC) and source.packed is None and str(path) != "-":
+        source.close()
+        source = perfdata.PerfSource(where, digest=digest)
     try:
         form = _recognise(source)
         if form == RAW:
@@ -275,7 +278,7 @@ def _open_raw(files: raw.RawFiles, kernel: str | None, digest: bool) -> Trace:
         opened = [(cpu, stack.enter_context(_opened(path))) for cpu, path in files.cpus]
         reader = _RingReader(
             _Fed(files.label, files.size_bytes, _digest(files) if digest else None),
-            [rings.Ring(cpu, raw.blocks(file, block)) for cpu, file in opened],
+            [rings.Ring(cpu, raw.blocks(file, block, files.label)) for cpu, file in opened],
             files.described,
             files.geometry,
             cmdlines=files.cmdlines,

@@ -98,14 +98,17 @@ def looks_raw(head: bytes, size_bytes: int | None) -> bool:
     return flags in (0, 1 << 31, 3 << 30) and used & (1 << 27) - 1 <= size - data_at and (word != 0 or not used)
 
 
-def blocks(file: IO[bytes], size: int) -> Iterator[tuple[bytes, int]]:
+def blocks(file: IO[bytes], size: int, label: str) -> Iterator[tuple[bytes, int]]:
     """
     A file, some whole sub-buffers at a time.
     """
     at = 0
-    while data := file.read(size):
-        yield data, at
-        at += len(data)
+    try:
+        while data := file.read(size):
+            yield data, at
+            at += len(data)
+    except OSError as error:
+        raise TraceError(f"{label}, byte {at}: cannot be read: {error.strerror}") from None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -29,49 +29,52 @@ __all__ = [
 # Of columns of 8, 4 and 2 bytes.
 NULLS = {8: -(1 << 62), 4: -(1 << 31), 2: -(1 << 15)}
 
-# Column -> (type in memory, type in a file). The compiled readers know the first eleven by place (Head in _parse.pyx).
-# A row is 128 bytes, two cache lines.
+# Column -> (type in memory, type in a file), in the order of the recordings.
 _COLUMNS = {
     "ts_ns": ("i8", "int64"),
+    "cpu": ("i2", "int16"),
     "cpu_seq": ("i8", "int64"),
-    "pfn": ("i8", "int64"),
-    "gfp_flags": ("i8", "int64"),
     "pid": ("i4", "int32"),
     "comm": ("i4", "text"),
-    "marker": ("i4", "text"),
-    "cpu": ("i2", "int16"),
-    "event": ("i2", "event"),
     "irq_flags": ("i2", "uint8"),
     "preempt_count": ("i2", "uint8"),
-    "aflags": ("i4", "int32"),
-    "lock_addr": ("i8", "int64"),
-    "count": ("i4", "int64"),
-    "high": ("i4", "int64"),
-    "fcount": ("i4", "int32"),
-    "nr": ("i4", "int64"),
-    "boost": ("i4", "int64"),
-    "ret": ("i4", "int32"),
-    "pagesets": ("i4", "int64"),
+    "event": ("i2", "event"),
+    "pfn": ("i8", "int64"),
     "order": ("i2", "int8"),
     "migratetype": ("i2", "int8"),
+    "gfp_flags": ("i8", "int64"),
     "percpu_refill": ("i2", "int8"),
     "fallback_order": ("i2", "int8"),
     "fallback_migratetype": ("i2", "int8"),
     "change_ownership": ("i2", "int8"),
     "zone": ("i2", "int8"),
     "pcp_cpu": ("i2", "int16"),
+    "aflags": ("i4", "int32"),
+    "count": ("i4", "int64"),
+    "high": ("i4", "int64"),
     "pflags": ("i2", "int16"),
     "afactor": ("i2", "int16"),
+    "fcount": ("i4", "int32"),
     "zflags": ("i2", "int16"),
     "fpi": ("i2", "int8"),
+    "nr": ("i4", "int64"),
     "pindex": ("i2", "int8"),
+    "boost": ("i4", "int64"),
     "pbflags": ("i2", "int16"),
     "old_migratetype": ("i2", "int8"),
+    "ret": ("i4", "int32"),
     "isolate": ("i2", "int8"),
+    "pagesets": ("i4", "int64"),
+    "lock_addr": ("i8", "int64"),
     "lock_flags": ("i2", "int16"),
     "nid": ("i2", "int16"),
+    "marker": ("i4", "text"),
 }
-EVENT = np.dtype([(name, kind) for name, (kind, _) in _COLUMNS.items()])
+# These stand first in a row, where the compiled readers know them by place (Head in _parse.pyx); then the wider ones.
+# A row is 128 bytes, two cache lines.
+_HEAD = ("ts_ns", "cpu_seq", "pfn", "gfp_flags", "pid", "comm", "marker", "cpu", "event", "irq_flags", "preempt_count")
+_TAIL = sorted(set(_COLUMNS) - set(_HEAD), key=lambda name: ("i8 i4 i2".index(_COLUMNS[name][0]), name))
+EVENT = np.dtype([(name, _COLUMNS[name][0]) for name in (*_HEAD, *_TAIL)])
 ARROW = {name: arrow for name, (_, arrow) in _COLUMNS.items()}
 TEXTS = ("comm", "marker")
 

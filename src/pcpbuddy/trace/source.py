@@ -31,15 +31,15 @@ class Source(io.RawIOBase):
 
     path: a file, or "-" for standard input. name: how messages call it. size_bytes: of the file, None for a pipe.
     done_bytes: read of it so far. digest: whether to keep a SHA-256 of the file, which ``sha256`` gives at the end.
-    Raises TraceError for what cannot be opened or is damaged.
+    file: what to read instead of opening path. Raises TraceError for what cannot be opened or read, or is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, digest: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, digest: bool = False, file: Any = None) -> None:
         super().__init__()
         self.path = Path(path)
         self.name = "standard input" if str(path) == "-" else shown(self.path.name or str(path))
-        self._file = _Counted(_open(self.path, self.name), hashlib.sha256() if digest else None)
-        self.size_bytes = self._file.size_bytes
+        self._file = _Counted(file or _open(self.path, self.name), hashlib.sha256() if digest else None)
+        self.size_bytes: int | None = self._file.size_bytes
         start = self._file.read_fully(6)
         self._file.unread(start)
         self.packed = next((how for magic, how in MAGICS.items() if start.startswith(magic)), None)
@@ -101,7 +101,10 @@ class Source(io.RawIOBase):
             self._left = self._left[count:]
             return count
         if self._stream is self._file:
-            return int(self._file.readinto(view))
+            try:
+                return int(self._file.readinto(view))
+            except OSError as error:
+                raise TraceError(f"{self.name}, byte {self.done_bytes}: cannot be read: {error.strerror}") from None
         got = self._read(min(len(view), 1 << 18))
         view[: len(got)] = got
         return len(got)
@@ -142,7 +145,7 @@ class _Counted(io.RawIOBase):
         self._file, self.digest = file, digest
         self._back = b""
         self.done_bytes = 0
-        self.size_bytes = None
+        self.size_bytes: int | None = None
         with contextlib.suppress(OSError, ValueError):
             if file.seekable():
                 self.size_bytes = os.fstat(file.fileno()).st_size

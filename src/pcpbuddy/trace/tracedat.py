@@ -77,7 +77,10 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if count > self.size - self.at or count > LARGEST_BLOB:
             raise self.fail(f"{count} bytes should follow, {max(0, self.size - self.at)} do")
-        data = self._read_at(self.at, count)
+        try:
+            data = self._read_at(self.at, count)
+        except OSError as error:
+            raise self.fail(f"cannot be read: {error.strerror}") from None
         if len(data) != count:
             raise self.fail(f"{count} bytes should follow, {len(data)} do")
         self.at += count
