@@ -229,6 +229,54 @@ def test_unknown_names_of_flags_are_counted_and_shown(read):
 def test_a_kernel_that_cannot_be(read):
     with pytest.raises(UsageError, match="expected a release such as"):
         read(HEAD + text_line("init", 1, 0, 1000, FREE), kernel="new")
+    rows, health = read("# os release : a kernel of my own\n" + perf_line("sh", 5, 1, 1000, FREE))
+    assert (len(rows), len(health.notes)) == (1, 1), "what stands in the file is not the caller's mistake"
+
+
+def test_trace_pipe_begins_anywhere(read):
+    line = text_line("sh", 5, 1, 1000, FREE)
+    rows, health = read(line[30:] + line * 2)
+    assert (len(rows), health.not_understood, health.odd[0].place) == (2, 1, 1)
+
+
+def test_parts_of_a_line_that_another_line_taught(read):
+    """
+    What was expected from the line before is never taken from it.
+    """
+    alloc = "mm_page_alloc: page=00000000aa pfn=0x{:x} order={} migratetype=1 gfp_flags={}"
+    made = [
+        (0x1, 0, "GFP_NOIO"),
+        (0xFFFFFFFF, 10, "GFP_NOIO|__GFP_ZERO"),
+        (0x123456789A, 3, "GFP_NO"),
+        (0x10, 0, "GFP_NOIO"),
+    ]
+    rows, health = read(HEAD + "".join(text_line("a", 1, 0, 10, alloc.format(*one)) for one in made * 3))
+    assert [(row["pfn"], row["order"], row["gfp_flags"]) for row in rows] == [
+        (0x1, 0, 0xC00), (0xFFFFFFFF, 10, 0xD00), (0x123456789A, 3, 0), (0x10, 0, 0xC00)
+    ] * 3  # fmt: skip
+    assert health.unknown_flags == {"GFP_NO": 1}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, (1 << 64) - 1), st.sampled_from("xX"), st.booleans())
+def test_hexadecimal_numbers_of_all_lengths(number, case, padded):
+    text = f"{number:016x}" if padded else f"{number:x}"
+    line = f"mm_page_free: page=00a pfn=0x{text.upper() if case == 'X' else text} order=0\n"
+    rows, *_ = parse((HEAD + text_line("a", 1, 0, 10, line[:-1])).encode(), 1 << 12, 1 << 12, 4)
+    assert rows[0][EVENT.names.index("pfn")] == number - (1 << 64 if number >> 63 else 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("0123456789abcdefgABCDEFG:;@`/GX-,) ", min_size=1, max_size=9))
+def test_what_is_no_number(text):
+    rows, odd, *_ = parse(
+        (HEAD + text_line("a", 1, 0, 10, f"mm_page_free: order=0 pfn=0x{text}")).encode(), 1 << 12, 1 << 12, 4
+    )
+    digits = text.split(" ")[0].split(",")[0].split(")")[0]
+    if digits and all(one in "0123456789abcdefABCDEF" for one in digits):
+        assert rows[0][EVENT.names.index("pfn")] == int(digits, 16)
+    else:
+        assert (rows, odd[-1][1]) == ([], 1)
 
 
 def test_lost_events_are_counted_located_and_skipped_in_the_numbers(read):

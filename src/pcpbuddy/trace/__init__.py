@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TraceError
-from . import formats, perfdata, raw, rings, text, tracedat
+from . import formats, gfp, perfdata, raw, rings, text, tracedat
 from .health import Health
 from .schema import EVENTS, KNOWN, NULLS, Batch, columns
 from .source import Source, shown
@@ -112,6 +112,8 @@ def open_trace(
     instance to read of a trace.dat that has several, "" for the top one; None: all of them. digest: keep a SHA-256.
     Raises TraceError for what is no trace, and UsageError for a kernel that cannot be.
     """
+    if kernel is not None:
+        gfp.parse_kernel(kernel)
     where = Path(path)
     if str(path) != "-" and where.is_dir():
         return _open_raw(raw.find_raw(where), kernel, digest)

@@ -30,7 +30,7 @@ _PERF_LINE = re.compile(rb"^" + _TASK + rb"\s\d+(?:/\d+)?\s+\[\d{3,}\]\s+" + _TI
 _LOST = re.compile(rb"^\s*CPU:\s*(\d{1,5}) \[(?:LOST )?(\d{1,18})? ?EVENTS(?: DROPPED)?\]")
 _PERF_LOST = re.compile(rb"\[(\d{3,5})\].*PERF_RECORD_LOST(?:_SAMPLES)? lost (\d{1,18})")
 _WRITTEN = re.compile(rb"^#\s*entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})")
-_RELEASE = re.compile(rb"^# os release : (\S+)", re.MULTILINE)
+_RELEASE = re.compile(rb"^# os release : (\d{1,3}\.\d{1,3}(?!\d)\S{0,60})", re.MULTILINE)
 _HEADINGS = re.compile(rb"^(cpus=\d+|version = \d+|CPU ?\d+ is empty|[\w.-]+: *)\s*$")
 
 
