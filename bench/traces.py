@@ -6,6 +6,7 @@ The trace is made of the rows of a shipped recording, written as a kernel and tr
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _text_figures(folder: Path, path: Path, text: bytes, rounds: int) -> Iterato
 
 
 def _dat_figures(path: Path, codec: str, events: int, rounds: int) -> Iterator[Figure]:
-    taken = interleave({"ours": lambda: 1e3 * events / timed(lambda: _read(path))}, rounds)
+    taken = interleave({"ours": lambda: events / _wall_us(path)}, rounds)
     yield Figure(
         group="traces",
         name=f"trace.dat, {'not packed' if codec == 'none' else codec}",
@@ -91,6 +92,15 @@ def _dat_figures(path: Path, codec: str, events: int, rounds: int) -> Iterator[F
         at_least=True,
         note=f"{events} events of 4 CPUs",
     )
+
+
+def _wall_us(path: Path) -> float:
+    """
+    Wall time: what is packed is unpacked by a second thread.
+    """
+    start = time.perf_counter_ns()
+    _read(path)
+    return (time.perf_counter_ns() - start) / 1e3
 
 
 def _read(path: Path) -> int:

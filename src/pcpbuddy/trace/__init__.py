@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +232,15 @@ def _open_dat(source: Source, kernel: str | None, buffer: str | None) -> Trace:
                 f"{source.name} has {len(cpus)} CPUs with sub-buffers of {geometry[0]} bytes; it is damaged"
             )
         block = rings.block_bytes(geometry[0], len(cpus))
+        pool = ThreadPoolExecutor(max_workers=1)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        found = []
+        for one, cpu, place, size in cpus:
+            stored = tracedat.stored_pages(file, source.name, content, one, place, size, block, len(cpus))
+            found.append(rings.Ring(cpu, rings.ahead(stored, pool) if one.compressed else stored))
         reader = _RingReader(
             _Fed(source.name, source.size_bytes, source.sha256),
-            [
-                rings.Ring(cpu, tracedat.stored_pages(file, source.name, content, one, place, size, block, len(cpus)))
-                for one, cpu, place, size in cpus
-            ],
+            found,
             list(content.formats.values()),
             geometry,
             ticks=content.ticks,

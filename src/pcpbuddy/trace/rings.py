@@ -4,6 +4,7 @@ Ring buffers, from a trace.dat or as they were copied out of tracefs, as batches
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ._parse import RingParser
 from .health import CpuHealth, Health, Loss, Odd
 from .schema import EVENT, Batch
 
-__all__ = ["BATCH_ROWS", "Ring", "block_bytes", "cpu_healths", "losses", "merged"]
+__all__ = ["BATCH_ROWS", "Ring", "ahead", "block_bytes", "cpu_healths", "losses", "merged"]
 
 BATCH_ROWS = 4096
 READ_BYTES = 1 << 18
@@ -38,6 +39,16 @@ def block_bytes(page_size: int, streams: int) -> int:
     """
     share = min(READ_BYTES, READ_TOGETHER // max(1, streams))
     return max(1, share // page_size) * page_size
+
+
+def ahead(blocks: Blocks, pool: Executor) -> Blocks:
+    """
+    The same blocks, each made by the pool while the one before it is in use: unpacking goes on beside parsing.
+    """
+    coming = pool.submit(next, blocks, None)
+    while (block := coming.result()) is not None:
+        coming = pool.submit(next, blocks, None)
+        yield block
 
 
 def ring_parser(

@@ -21,7 +21,7 @@ __all__ = ["MAGIC", "Buffer", "Content", "check_places", "parse_cmdlines", "read
 
 MAGIC = b"\x17\x08\x44tracing"
 LARGEST_BLOB = 64 << 20
-BLOCKS_TOGETHER = 512 << 20  # unpacked, one of each CPU
+BLOCKS_TOGETHER = 512 << 20  # unpacked, two of each CPU
 MOST_CPUS = 8192
 MOST_BUFFERS = 1024
 MOST_SYSTEMS = 10_000
@@ -366,7 +366,7 @@ def stored_pages(
             at = cursor.at
             yield cursor.take(min(block, cursor.size - at)), at
         return
-    most = min(LARGEST_BLOB, max(buffer.page_size, BLOCKS_TOGETHER // streams))
+    most = min(LARGEST_BLOB, max(buffer.page_size, BLOCKS_TOGETHER // (2 * streams)))
     for _ in range(cursor.number(4)):
         at = cursor.at
         packed, unpacked = cursor.number(4), cursor.number(4)
