@@ -362,6 +362,13 @@ def test_numbers_that_no_column_can_hold(read):
     assert health.out_of_range == 1
 
 
+def test_a_marker_of_more_than_a_kernel_takes_is_cut(read):
+    rows, health = read(HEAD + text_line("a", 1, 0, 5000, "tracing_mark_write: " + "x" * 4096) * 2)
+    assert ([len(row["marker"]) for row in rows], health.out_of_range) == ([4096, 4096], 0)
+    rows, health = read(HEAD + text_line("a", 1, 0, 5000, "tracing_mark_write: " + "x" * 4097) * 2)
+    assert ([len(row["marker"]) for row in rows], health.out_of_range) == ([4096, 4096], 2)
+
+
 def test_call_chains_of_perf_are_passed_over(read):
     chain = "\tffffffff8123 __alloc_pages+0x1 ([kernel.kallsyms])\n\t    7f1 main (/bin/sh)\n\n"
     text = "# ========\n# os release : 5.15.0-91-generic\n# ========\n#\n"

@@ -94,7 +94,7 @@ def _faults(health: Health) -> Iterator[str]:
         names = ", ".join(f"{name} ({count})" for name, count in health.unknown_flags.items())
         lines.append(f"flags without a number: {names}")
     if health.out_of_range:
-        lines.append(f"{health.out_of_range} numbers that no column can hold, left null")
+        lines.append(f"{health.out_of_range} numbers or texts that no column can hold, left null or cut")
     if lines:
         yield ""
         yield "found"

@@ -100,6 +100,7 @@ cdef enum:
     MAX_CPUS = 8192            # NR_CPUS of the largest kernels
     SLACK = 1152               # bytes that may be read behind the last newline of a buffer: a list of flags, and more
     MOST_NAMES = 4096          # names that strangers choose: more are counted together
+    LONGEST_TEXT = 4096        # of a marker, as much as kernels take; more is cut off and counted
     MOST_PLACES = 1000         # losses and damages that are kept with their place; all are counted
 
 cdef struct Head:
@@ -130,7 +131,7 @@ cdef struct Counts:            # of a trace
     int64_t back               # rows with an earlier time than the row before them, of whatever CPU
     int64_t back_at            # where the first of them is, -1 for none
     int64_t ties               # neighbours of two CPUs with the same time
-    int64_t out_of_range       # numbers that no column can hold, made null
+    int64_t out_of_range       # numbers that no column can hold, made null, and texts that were cut
     int64_t last_ns
     int32_t last_cpu
 

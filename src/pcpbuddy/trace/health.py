@@ -54,6 +54,7 @@ class Health:
     kernel counted them. truncated: the last line or sub-buffer was cut off. broken: lines of an event that lack what
     it must have, or events that are too short. not_understood: other lines. unknown_events: name -> (events, place of
     the first or None); they have no row. unknown_flags: names without a number, which is not in the number of the row.
+    out_of_range: numbers that no column can hold, null in the row, and texts that were cut.
     """
 
     unit: str

@@ -167,7 +167,8 @@ cdef class RingParser:
         return 1
 
     cdef void _text(self, Stream *s, int source, uint8_t *into) except *:
-        cdef bytes text = s.event[source:s.event_size]
+        cdef bytes text = s.event[source:min(<int64_t>s.event_size, source + LONGEST_TEXT)]
+        self.tally.counts.out_of_range += s.event_size > <uint32_t>(source + LONGEST_TEXT + 4)
         store4(into, <int32_t>len(self.tally.markers))
         self.tally.markers.append(text.partition(b"\0")[0].removesuffix(b"\n"))
 

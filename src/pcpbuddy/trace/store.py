@@ -22,6 +22,7 @@ from .schema import ARROW, EVENT, KNOWN, NULLS, TEXTS, Batch, columns
 __all__ = ["ParquetFile", "arrow"]
 
 ROWS_AT_ONCE = 1 << 17
+TEXTS_AT_ONCE = 16 << 20  # characters
 ALWAYS = ("ts_ns", "cpu", "cpu_seq", "event", "pfn", "order", "migratetype", "gfp_flags")
 # Columns in which hardly a value comes twice: a dictionary of them costs time and gains nothing.
 MANY_VALUES = ("ts_ns", "cpu_seq", "pfn")
@@ -58,6 +59,7 @@ class ParquetFile:
         self._held = {name: np.empty(ROWS_AT_ONCE, EVENT[name]) for name in columns()}
         self._nr_held = 0
         self._texts: dict[str, dict[str, int]] = {name: {} for name in TEXTS}
+        self._nr_characters = 0
         self._filled: set[str] = set(ALWAYS)
         self._parts: list[Path] = []
         self._columns: list[tuple[str, ...]] = []
@@ -101,7 +103,7 @@ class ParquetFile:
                 self._join_texts(name, self._held[name][here], batch.texts(name))
             done += count
             self._nr_held += count
-            if self._nr_held == ROWS_AT_ONCE:
+            if self._nr_held == ROWS_AT_ONCE or self._nr_characters > TEXTS_AT_ONCE:
                 self.flush()
 
     def _join_texts(self, name: str, places: np.ndarray, texts: list[str]) -> None:
@@ -109,6 +111,7 @@ class ParquetFile:
         Places in the table of a batch become places in the table of the rows that are held.
         """
         table = self._texts[name]
+        self._nr_characters += sum(map(len, texts))
         joined = np.array([table.setdefault(text, len(table)) for text in texts], np.int32)
         there = places >= 0
         places[there] = joined[places[there]]
@@ -145,7 +148,7 @@ class ParquetFile:
             made = [arrays[one.name] if one.name in arrays else self._pa.nulls(rows, one.type) for one in schema]
             self._writer.write_table(self._pa.Table.from_arrays(made, schema=schema))
         self.rows += rows
-        self._nr_held = 0
+        self._nr_held = self._nr_characters = 0
         self._texts = {name: {} for name in TEXTS}
 
     def _open_part(self, schema: Any) -> Any:

@@ -360,7 +360,8 @@ cdef class TextParser:
         The text of a marker; some writers name the function that wrote it once more.
         """
         cdef const uint8_t *end = find2(p, c'\n', c'\n')
-        cdef bytes text = p[:end - p].rstrip(b"\r")
+        cdef bytes text = p[:min(end - p, LONGEST_TEXT)].rstrip(b"\r")
+        self.tally.counts.out_of_range += end - p > LONGEST_TEXT
         (<Head *>row).marker = <int32_t>len(self.tally.markers)
         self.tally.markers.append(text.removeprefix(b"tracing_mark_write: "))
         return end + 1
