@@ -23,9 +23,9 @@ from pcpbuddy import model, names
 from pcpbuddy.model import check
 from pcpbuddy.model.fallback import NORMAL
 from pcpbuddy.model.memory import NR_FREE, NR_FREE_BLOCKS, NR_FREE_CMA, PB, Allocation, largest_aligned
-from pcpbuddy.model.request import DIRECT_RECLAIM, HIGH, HIGHEST_ZONE, KSWAPD_RECLAIM, NOMEMALLOC, ZONE_INDEX
 from pcpbuddy.model.paths import default_aflags
 from pcpbuddy.model.pcp import SCALE, pcp_type
+from pcpbuddy.model.request import DIRECT_RECLAIM, HIGH, HIGHEST_ZONE, KSWAPD_RECLAIM, NOMEMALLOC, ZONE_INDEX
 from pcpbuddy.model.watermark import ZONE_MOVABLE
 
 U, M, R, H, C, ISOLATED = range(6)
