@@ -412,6 +412,11 @@ def test_raw_files_in_a_folder(folder):
     ]
 
 
+def test_raw_files_have_no_buffers_to_choose_from(folder):
+    with pytest.raises(TraceError, match="has one buffer; leave --buffer out"):
+        open_trace(folder, buffer="mine")
+
+
 def test_one_raw_file_with_its_descriptions_beside_it(folder):
     path = folder / "cpu1.raw"
     (folder / "per_cpu/cpu1/trace_pipe_raw").rename(path)

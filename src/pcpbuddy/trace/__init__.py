@@ -88,7 +88,7 @@ class Trace:
         The rows in global order, some thousands at a time; memory does not grow with their number.
 
         progress: called as progress(bytes done, bytes in all or None). Raises TraceError where the trace is damaged
-        so that nothing after that place can be read, and at the end if there is no event in it at all.
+        so that nothing after that place can be read, and at the end if there was damage and not one row.
         """
         for batch in self._reader.batches():
             yield batch
@@ -117,7 +117,7 @@ def open_trace(
         gfp.parse_kernel(kernel)
     where = Path(path)
     if str(path) != "-" and where.is_dir():
-        return _open_raw(raw.find_raw(where), kernel, digest)
+        return _open_raw(raw.find_raw(where), kernel, digest, buffer)
     source = Source(path, digest=digest)
     if source.head.startswith(perfdata.MAGIC) and source.packed is None and str(path) != "-":
         source.close()
@@ -126,11 +126,10 @@ def open_trace(
         form = _recognise(source)
         if form == RAW:
             source.close()
-            return _open_raw(raw.find_raw(where.resolve().parent, where), kernel, digest)
+            return _open_raw(raw.find_raw(where.resolve().parent, where), kernel, digest, buffer)
         if form == TRACE_DAT:
             return _open_dat(source, kernel, buffer)
-        if buffer is not None:
-            raise TraceError(f"{source.name} is {form}, which has one buffer; leave --buffer out")
+        _has_one_buffer(source.name, form, buffer)
         return Trace(form, source.name, text.TextReader(source, form, kernel), source.close)
     except BaseException:
         source.close()
@@ -277,7 +276,13 @@ def _buffer_notes(chosen: list[tracedat.Buffer]) -> list[str]:
     return [f"{len(chosen)} buffers in one order of time: {names}; --buffer reads one"]
 
 
-def _open_raw(files: raw.RawFiles, kernel: str | None, digest: bool) -> Trace:
+def _has_one_buffer(name: str, form: str, buffer: str | None) -> None:
+    if buffer is not None:
+        raise TraceError(f"{name} is {form}, which has one buffer; leave --buffer out")
+
+
+def _open_raw(files: raw.RawFiles, kernel: str | None, digest: bool, buffer: str | None) -> Trace:
+    _has_one_buffer(files.label, RAW, buffer)
     stack = contextlib.ExitStack()
     try:
         block = rings.block_bytes(files.geometry[0], len(files.cpus))
