@@ -16,7 +16,9 @@ demo: $(VENV)/lab
 	@echo '$$ pcpbuddy compare recordings/affinity-cut-4c --policy mainline,fixed'
 	@$(VENV)/bin/pcpbuddy compare recordings/affinity-cut-4c --policy mainline,fixed
 
-test: test-main test-others
+# Two at a time: the other interpreters build and run while the main one does.
+test:
+	@$(MAKE) --no-print-directory -j2 -Oline test-main test-others
 
 test-main: $(VENV)/test
 	$(VENV)/bin/python -m pytest
