@@ -175,18 +175,71 @@ def test_t9_a_cma_allocation_takes_c_blocks_unseen(make):
     assert zone.alloc_contig_range(512, 1024, cma=True)[:3] == (None, "pinned", 600)
 
 
-def test_what_move_raises_comes_out_and_nothing_is_lost(make):
-    def move(old, new, order):
-        raise RuntimeError("the holder is gone")
+ASKED = {
+    "range": lambda zone, move: zone.alloc_contig_range(0, 512, move=move),
+    "memory": lambda zone, move: zone.offline_pages(0, 512, move=move),
+    "buffer": lambda zone, move: zone.cma_alloc(300, move=move),
+}
 
-    zone = make(two_pages(3, {1: C}), "mainline")
-    for ask in (lambda: zone.alloc_contig_range(0, 512, move=move), lambda: zone.offline_pages(0, 512, move=move)):
-        with pytest.raises(RuntimeError, match="the holder is gone"):
-            ask()
-        zone.check()
-        assert types(zone) == "MCM"
-        assert sorted(zone.state()["allocated"]) == [256, 257]
-        assert zone.state()["pcp"][0]["batch"] == 1
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_move_raises_comes_out_and_nothing_is_lost(make, asked):
+    """
+    It counts as a refusal, and the last: no further try, round or range. Sizes, types and bits are what they were.
+    """
+    asks = []
+
+    def move(old, new, order):
+        asks.append(old)
+        if old == 257:
+            raise RuntimeError("the holder is gone")
+
+    zone = make(two_pages(3, {0: C} if asked == "buffer" else {1: C}, batch=7, high=(100, 200)), "mainline")
+    with pytest.raises(RuntimeError, match="the holder is gone"):
+        ASKED[asked](zone, move)
+    zone.check()
+    assert asks == [256, 257]
+    assert grown(zone, "contig_pinned pages_migrated migrations_refused") == (1, 1, 1)
+    assert types(zone) == ("CMM" if asked == "buffer" else "MCM")
+    state = zone.state()
+    assert [pfn for pfn in state["allocated"] if pfn < 512] == [257]
+    assert state["cma_claimed"] == []
+    assert [state["pcp"][0][name] for name in ("batch", "high_min", "high_max")] == [7, 100, 200]
+
+
+def test_clusters_of_32_candidates(make):
+    """
+    40 movable pages, 256 to 295. While 256 is refused nothing behind its cluster is tried; 290 is of the second.
+    """
+    rest = [(296, 3), (304, 4), (320, 6), (384, 7), (0, 8)]
+    state = lru(put(blank(2, **OFF), *rest, (512, 9)), *range(256, 296))
+    for pinned, first, again in ((256, range(256, 288), [256]), (290, range(256, 296), [290])):
+        zone = make(state, "mainline")
+        mover = Mover(pinned)
+        got = zone.alloc_contig_range(0, 512, move=mover)
+        assert got[1:5] == ("pinned", pinned, len(first) - 1, 5)
+        assert [old for old, _, _ in mover.moves] == [*first, *again * 4]
+
+
+def test_a_candidate_that_is_gone_is_none(make):
+    """
+    CT-4 looks at each page when its turn comes: here the holder of both frees the second when the first moves, by
+    another CPU, which does not go on with the range.
+    """
+    zone = make(two_pages(cpus=2), "mainline")
+
+    def move(old, new, order):
+        zone.free(257, cpu=1)
+
+    assert zone.alloc_contig_range(0, 512, move=move)[:5] == (0, "", None, 1, 0)
+    assert log(zone, "alloc", "free") == ["alloc(512,0,M)", "free(257,0)", "free(256,0)"]
+    assert [zone.counters(cpu)["frees_direct"] for cpu in (0, 1)] == [1, 1]
+    assert [zone.counters(cpu)["contig_pages"] for cpu in (0, 1)] == [512, 0]
+
+
+def test_a_zone_alone_may_have_any_name(make):
+    zone = make(two_pages() | {"name": "Scratch"}, "mainline")
+    assert zone.alloc_contig_range(0, 512)[:4] == (0, "", None, 2)
 
 
 @pytest.mark.parametrize(

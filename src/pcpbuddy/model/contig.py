@@ -26,6 +26,14 @@ GFP_TARGET = 0x104CC8  # GFP_USER | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL
 Move = Callable[[int, int, int], bool | None]
 
 
+class MigrationEnds(Exception):
+    """CT-4: no further page of the range is moved, and it is not tested."""
+
+    def __init__(self, reason: str, pfn: int) -> None:
+        super().__init__(reason, pfn)
+        self.busy: Busy = reason, pfn
+
+
 def joined(pieces: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """(first page, pages), ascending: what lies side by side as one."""
     out: list[tuple[int, int]] = []
@@ -168,6 +176,7 @@ class Task:
         self.migrated = 0
         self.refused = 0
         self.tried: list[tuple[int, int, str, int | None]] = []
+        self.error: BaseException | None = None  # what ``move`` raised: it comes out when all is put back
 
     # What is asked for
 
@@ -194,7 +203,7 @@ class Task:
             if busy is None:
                 return self._result(pfn, None)
             zone.claimed -= set(run)
-            if busy[0] == "no_memory":
+            if busy[0] == "no_memory" or self.error is not None:
                 break
             pfn = zone.clear_run(pfn + (1 << align), base + pages, count, align)
         if busy is None:
@@ -251,6 +260,8 @@ class Task:
         return zone
 
     def _result(self, pfn: int, busy: tuple[str, int | None] | None) -> ContigResult:
+        if self.error is not None:
+            raise self.error
         reason, page = busy or ("", None)
         return ContigResult(None if busy else pfn, reason, page, self.migrated, self.refused, tuple(self.tried))
 
@@ -260,15 +271,13 @@ class Task:
         """CT-2 to CT-8; with ``rounds`` the drain, the migration and the test are repeated: memory goes off-line."""
         blocks = range(zone.block_index(start), zone.block_index(end - 1) + 1)
         isolated: list[int] = []
-        try:
-            busy = self._isolate(zone, blocks, cma, isolated)
-            if busy is None:
-                busy = self._empty(zone, start, end, max(rounds, 1))
-            if busy is None:
-                self._capture(zone, start, end)
-        finally:
-            for index in sorted(isolated):
-                zone.unisolate_block(index)
+        busy = self._isolate(zone, blocks, cma, isolated)
+        if busy is None:
+            busy = self._empty(zone, start, end, max(rounds, 1))
+        if busy is None:
+            self._capture(zone, start, end)
+        for index in sorted(isolated):
+            zone.unisolate_block(index)
         reason = busy[0] if busy else ""
         self.tried.append((start, end, reason, busy[1] if busy else None))
         zone.count(**{f"contig_{reason or 'ok'}": 1}, contig_pages=0 if busy or rounds else end - start)
@@ -289,59 +298,48 @@ class Task:
         busy: Busy | None = None
         for _ in range(rounds):
             zone.drain_all()
-            busy = self._migrate(zone, start, end) or zone.first_busy(start, end)
-            if busy is None or busy[0] == "no_memory":
+            try:
+                self._migrate(zone, start, end)
+            except MigrationEnds as ended:
+                return ended.busy
+            busy = zone.first_busy(start, end)
+            if busy is None:
                 break
         return busy
 
-    def _migrate(self, zone: "Zone", start: int, end: int) -> Busy | None:
-        """CT-4. Only a lack of memory is an answer: what else is in the way the test finds."""
-        cluster = start
-        while cluster < end:
-            stop = self._cluster_end(zone, cluster, end)
-            for _ in range(TRIES):
-                refused = 0
-                for pfn in [pfn for pfn in range(cluster, stop) if self._is_candidate(zone, pfn)]:
-                    moved = self._move(zone, pfn)
-                    if moved is None:
-                        return "no_memory", pfn
-                    refused += not moved
-                if not refused:
-                    break
-            else:
-                return None
+    def _migrate(self, zone: "Zone", start: int, end: int) -> None:
+        """CT-4. What is in the way the test finds."""
+        cluster, refused = start, 0
+        while cluster < end and not refused:
+            stop, refused = self._pass(zone, cluster, end, CLUSTER)
+            for _ in range(TRIES - 1):
+                if refused:
+                    _, refused = self._pass(zone, cluster, stop, stop - cluster)
             cluster = stop
-        return None
 
-    def _cluster_end(self, zone: "Zone", start: int, end: int) -> int:
-        """Behind the last candidate of the cluster that begins at start."""
-        found = 0
-        for pfn in range(start, end):
-            found += self._is_candidate(zone, pfn)
-            if found == CLUSTER:
-                return min(pfn + (1 << zone.allocated[pfn].order), end)
-        return end
+    def _pass(self, zone: "Zone", start: int, end: int, limit: int) -> tuple[int, int]:
+        """Candidates up to ``end`` or to their limit: where that is, and how many pages ``move`` refused."""
+        found = refused = 0
+        pfn = start
+        while pfn < end and found < limit:
+            allocation = zone.allocated.get(pfn)  # as it is now: nothing is locked, and ``move`` may free others
+            if allocation is None or not allocation.movable:
+                pfn += 1
+                continue
+            found += 1
+            refused += not self._move(zone, pfn, allocation.order)
+            pfn += 1 << allocation.order
+        return min(pfn, end), refused
 
-    @staticmethod
-    def _is_candidate(zone: "Zone", pfn: int) -> bool:
-        allocation = zone.allocated.get(pfn)
-        return allocation is not None and bool(allocation.movable)
-
-    def _move(self, zone: "Zone", pfn: int) -> bool | None:
-        """One page: was it moved? None: there is no target."""
-        order = zone.allocated[pfn].order
+    def _move(self, zone: "Zone", pfn: int, order: int) -> bool:
+        """One page: was it moved?"""
         try:
             target = Request(self.zones, order, GFP_TARGET).alloc()
         except OutOfPages:
-            return None
+            raise MigrationEnds("no_memory", pfn) from None
         to = next(one for one in self.zones if one.start_pfn <= target < one.end_pfn)
         to.allocated[target] = to.allocated[target]._replace(movable=1)
-        try:
-            answer = True if self.move is None else self.move(pfn, target, order)
-        except BaseException:
-            to.free_prepared(target, to.prepare(target))
-            raise
-        if answer is None or answer:
+        if self._agreed(pfn, target, order):
             zone.free_prepared(pfn, zone.prepare(pfn))
             self.migrated += 1 << order
             zone.count(pages_migrated=1 << order)
@@ -349,7 +347,21 @@ class Task:
         to.free_prepared(target, to.prepare(target))
         self.refused += 1
         zone.count(migrations_refused=1)
+        if self.error is not None:
+            raise MigrationEnds("pinned", pfn)
         return False
+
+    def _agreed(self, pfn: int, target: int, order: int) -> bool:
+        """What ``move`` says; that it raises is a refusal, and the last that it is asked for."""
+        try:
+            answer = True if self.move is None else self.move(pfn, target, order)
+        except BaseException as error:
+            self.error = error
+            return False
+        finally:
+            for zone in self.zones:  # whatever the holder did there, by whichever CPU
+                zone.this_cpu = self.cpu
+        return answer is None or bool(answer)
 
     def _capture(self, zone: "Zone", start: int, end: int) -> None:
         """CT-6."""

@@ -12,7 +12,8 @@ from .paths import default_aflags
 if TYPE_CHECKING:
     from .zone import Zone
 
-ZONE_INDEX = {"DMA": 0, "DMA32": 1, "Normal": 2, "Movable": 3}  # a zone is recognised by its name
+# A zone is recognised by its name. One that is alone may have any, and then counts as Normal.
+ZONE_INDEX = {"DMA": 0, "DMA32": 1, "Normal": 2, "Movable": 3}
 HIGHEST_ZONE = {0x0: 2, 0x8: 2, 0x1: 0, 0x9: 0, 0x4: 1, 0xC: 1, 0x2: 2, 0xA: 3}  # by the low four gfp bits (B-26)
 
 HIGH, DIRECT_RECLAIM = names.GFP_BITS["__GFP_HIGH"], names.GFP_BITS["__GFP_DIRECT_RECLAIM"]
@@ -30,7 +31,7 @@ class Request:
         self.gfp = gfp
         self.mt = names.gfp_migratetype(gfp)
         self.hz = HIGHEST_ZONE[gfp & 0xF]
-        self.zonelist = [zone for zone in reversed(zones) if ZONE_INDEX[zone.name] <= self.hz]
+        self.zonelist = [zone for zone in reversed(zones) if ZONE_INDEX.get(zone.name, 2) <= self.hz]
 
     def alloc(self) -> int:
         if not self.zonelist:
@@ -58,7 +59,7 @@ class Request:
         """B-28, B-76: the other zones are tried before the preferred one is fragmented."""
         aflags = default_aflags(self.mt) | self._common_aflags()
         found = None
-        if self.zonelist[0].name == "Normal":
+        if ZONE_INDEX.get(self.zonelist[0].name, 2) == 2:
             found = self._walk(aflags | names.ALLOC_NOFRAGMENT)
         return found or self._walk(aflags)
 
