@@ -175,6 +175,13 @@ def test_t9_a_cma_allocation_takes_c_blocks_unseen(make):
     assert zone.alloc_contig_range(512, 1024, cma=True)[:3] == (None, "pinned", 600)
 
 
+def test_what_is_isolated_no_more_is_accounted(make):
+    # B-115 takes a chunk out of the lists of its type, whoever unisolated the block meanwhile.
+    zone = make(two_pages(), "mainline")
+    assert zone.alloc_contig_range(0, 512, move=lambda *_: zone.unisolate(0) or True)[:4] == (0, "", None, 2)
+    assert zone.state()["stat"][0] == 510
+
+
 ASKED = {
     "range": lambda zone, move: zone.alloc_contig_range(0, 512, move=move),
     "memory": lambda zone, move: zone.offline_pages(0, 512, move=move),
@@ -183,7 +190,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_what_move_raises_comes_out_and_nothing_is_lost(make, asked):
+def test_t11_what_move_raises_comes_out_and_nothing_is_lost(make, asked):
     """
     It counts as a refusal, and the last: no further try, round or range. Sizes, types and bits are what they were.
     """
@@ -207,7 +214,7 @@ def test_what_move_raises_comes_out_and_nothing_is_lost(make, asked):
     assert [state["pcp"][0][name] for name in ("batch", "high_min", "high_max")] == [7, 100, 200]
 
 
-def test_clusters_of_32_candidates(make):
+def test_t10_clusters_of_32_candidates(make):
     """
     40 movable pages, 256 to 295. While 256 is refused nothing behind its cluster is tried; 290 is of the second.
     """
@@ -221,7 +228,7 @@ def test_clusters_of_32_candidates(make):
         assert [old for old, _, _ in mover.moves] == [*first, *again * 4]
 
 
-def test_a_candidate_that_is_gone_is_none(make):
+def test_t12_a_candidate_that_is_gone_is_none(make):
     """
     CT-4 looks at each page when its turn comes: here the holder of both frees the second when the first moves, by
     another CPU, which does not go on with the range.

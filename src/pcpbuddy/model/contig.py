@@ -76,8 +76,10 @@ class Contiguous(Isolation):
         self.count(holds_other=1)
         end = min(end, (pfn | (names.PAGEBLOCK_PAGES - 1)) + 1)
         while pfn < end:
-            nr_pages = 1 << self.chunks[pfn].order
+            chunk = self.chunks[pfn]
+            nr_pages = 1 << chunk.order
             self.remove(pfn)
+            self.account(-nr_pages, chunk.type)
             self.count(pages_moved=nr_pages)
             self.allocated |= dict.fromkeys(range(pfn, pfn + nr_pages), Allocation(0, names.MOVABLE, 0))
             pfn += nr_pages
