@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "pcpbuddy"
 # A module may import from lower layers only. The model and the core share nothing above layer 0.
 LAYERS = [
     {"errors", "names"},
-    {"config", "contig", "requests", "quantities", "statistics"},
+    {"arrow", "config", "contig", "requests", "quantities", "statistics"},
     {"model", "_core", "manifest", "trace"},
     {"procfs", "recording", "costs"},
     {"zone", "workload"},

@@ -3,7 +3,7 @@ The vectors of docs/reference/contiguous.md, by hand, on both implementations.
 """
 
 import pytest
-from states import C, M, blank, free_lists, held, lists, log, lru, own, park, put, types
+from states import C, H, M, blank, free_lists, held, lists, log, lru, own, park, put, types
 
 from pcpbuddy.contig import CONTIG_REASONS
 from pcpbuddy.errors import BadFree, UsageError
@@ -242,6 +242,66 @@ def test_t12_a_candidate_that_is_gone_is_none(make):
     assert log(zone, "alloc", "free") == ["alloc(512,0,M)", "free(257,0)", "free(256,0)"]
     assert [zone.counters(cpu)["frees_direct"] for cpu in (0, 1)] == [1, 1]
     assert [zone.counters(cpu)["contig_pages"] for cpu in (0, 1)] == [512, 0]
+
+
+def test_t13_what_waits_for_a_free(make):
+    state = put(blank(2, **OFF), *REST, (512, 9))
+    state["deferred"] = [(256, 1)]
+    zone = make(state, "mainline")
+    assert zone.alloc_contig_range(0, 512)[:5] == (None, "deferred", 256, 0, 0)
+    assert "I" not in types(zone)
+
+
+@pytest.mark.parametrize(("answer", "freed"), [(True, 257), (False, 513)])
+@pytest.mark.parametrize("asked", ASKED)
+def test_t14_a_mover_that_frees(make, asked, answer, freed):
+    """
+    What it gave back itself is not freed again; the call ends with an error, and everything is put back.
+    """
+    zone = make(two_pages(4, {0: C, 2: C} if asked == "buffer" else None), "mainline")
+
+    def move(old, new, order):
+        if old == 257:
+            zone.free(old if answer else new)
+            return answer
+        return True
+
+    with pytest.raises(BadFree, match=str(freed)):
+        ASKED[asked](zone, move)
+    state = zone.state()
+    assert grown(zone, "contig_pinned pages_migrated migrations_refused") == (1, 1 + answer, 1 - answer)
+    assert "I" not in types(zone)
+    assert state["cma_claimed"] == []
+
+
+def test_t15_an_h_block_goes_and_is_movable_when_it_comes(make):
+    zone = make(put(blank(2, {0: H}, **OFF), (0, 9), (512, 9)), "mainline")
+    assert zone.state()["nr_reserved_highatomic"] == 512
+    assert zone.offline_pages(0, 512).pfn == 0
+    assert (types(zone), zone.state()["nr_reserved_highatomic"]) == ("MM", 0)
+    zone.online_pages(0, 512)
+    assert free_lists(zone) == lists("F10: 0")
+
+
+@pytest.mark.parametrize(
+    ("zone", "order", "to"), [("Normal", 0, "Normal"), ("Normal", 1, "Movable"), ("Movable", 0, "Movable")]
+)
+def test_t16_where_targets_come_from(impl, zone, order, to):
+    """
+    The kernel asks for small pages of Normal without __GFP_HIGHMEM, so not in ZONE_MOVABLE.
+    """
+    sizes = {"cpus": 1, "policy": "mainline", "batch": 1, "high_min": 0, "high_max": 0, "watermark": (0, 0, 0, 0)}
+    zones = {
+        name: impl.Zone(2048, name=name, zone_index=index, start_pfn=index * 2048, **sizes)
+        for index, name in ((2, "Normal"), (3, "Movable"))
+    }
+    pfn = zones[zone].alloc(order)
+    zones[zone].set_movable(pfn)
+    mover = Mover()
+    got = impl.Node(list(zones.values())).offline_pages(pfn & -512, 512, move=mover)
+    assert got[:4] == (pfn & -512, "", None, 1 << order)
+    ((old, new, moved),) = mover.moves
+    assert (old, moved, new // 2048) == (pfn, order, 2 if to == "Normal" else 3)
 
 
 def test_a_zone_alone_may_have_any_name(make):

@@ -554,9 +554,11 @@ def test_events_that_no_recording_has(tmp_path):
 
 def test_families_of_events_keep_their_names(tmp_path):
     rows = [("mm_compaction_begin", None, None), ("mm_vmscan_direct_reclaim_begin", None, None)]
-    rows += [("cma_alloc_start", None, None), ("mm_vmscan_kswapd_wake", None, None)]
+    rows += [("cma_alloc_start", None, None), ("mm_vmscan_kswapd_wake", None, None), ("contention_begin", None, None)]
     found = examined(made_up(tmp_path, *rows))
     assert found.events["mm_compaction_begin"] == found.events["cma_alloc_start"] == 1
+    assert found.events["contention_begin"] == 1
+    assert found.events_unknown == {}
     assert (found.signs.compaction, found.signs.reclaim) == (2, 2)
     assert "R6" in left_open(found)
 

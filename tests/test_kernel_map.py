@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "pcpbuddy"
 # Files of the core that are in the map function by function; of others, it names what a reader may look for.
 COMPLETE = (
     *("buddy", "fallback", "pcp", "alloc", "free", "drain", "direct"),
-    *("watermark", "isolation", "node", "call", "request", "calls", "contig", "sizing"),
+    *("watermark", "isolation", "node", "call", "request", "calls", "contig", "cma", "sizing"),
 )
 
 

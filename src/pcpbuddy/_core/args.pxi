@@ -107,14 +107,14 @@ cdef idx need_freeable(Zone zone, int64_t pfn, int order) except 0:
         raise BadFree(f"pfn {pfn} was handed out by cma_alloc: give it back by cma_release")
     return i
 
-cdef list need_batch(Zone zone, pfns):
-    """Allocations of any order, each once."""
+cdef list need_batch(Zone zone, pfns, bint claimed):
+    """Allocations of any order, each once. `claimed`: cma_release frees before it clears the bits (CT-9)."""
     pfns = [int(pfn) for pfn in pfns]
     if len(set(pfns)) != len(pfns):
         twice = next(pfn for k, pfn in enumerate(pfns) if pfn in pfns[:k])
         raise BadFree(f"pfn {twice} is in the batch twice")
     for pfn in pfns:
-        need_allocation(zone, pfn, -1)
+        need_allocation(zone, pfn, -1) if claimed else need_freeable(zone, pfn, -1)
     return pfns
 
 cdef need_same_zone(Zone zone, bytes head):

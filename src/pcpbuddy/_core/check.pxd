@@ -6,11 +6,12 @@
 from libc.stdint cimport int64_t, uint32_t, uint8_t
 
 from .buddy cimport is_free_chunk
+from .cma cimport is_claimed
 from .page cimport (
     ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, HIGHATOMIC, HOLE, ISOLATE, LINKED, MARK, MARK_ALL, MOVABLE, NR_FREE,
     NR_FREE_BLOCKS, NR_FREE_CMA, NR_LISTS, NR_ORDERS, NR_STATS, NR_TYPES, ON, OWNED_HEADS, OWNED_PER_TYPE, PB,
     PB_PAGES, PCP, REMOTE, UNKNOWN, Block, Outbox, Zone, block_head, block_of, block_page, cpu_head, first_block,
-    idx, index_of, is_claimed, owned_head, word_of, word_order, word_type, zone_head,
+    idx, index_of, owned_head, word_of, word_order, word_type, zone_head,
 )
 from .remote cimport slots
 

@@ -7,12 +7,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint8_t
 
 from .call cimport Call
+from .cma cimport clear_run, set_claimed
 from .isolation cimport BUSY_PINNED, NO_RUN, NO_TARGET, OBTAINED
-from .node cimport NodeRef
-from .op cimport Z_CAPTURE, Z_ISOLATE, Z_TEST, Z_UNISOLATE
+from .node cimport ZONE_MOVABLE, NodeRef
+from .op cimport OP_CHECK, OP_FOR_CMA, OP_GONE, Z_CAPTURE, Z_ISOLATE, Z_TEST, Z_UNISOLATE
 from .page cimport (
-    ALLOC, HOLE, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STATE_MASK, Zone, block_of, idx,
-    is_claimed, pfn_of, set_block_type, set_claimed, set_word, split_page, word_of, word_order,
+    ALLOC, HEAD_MASK, HOLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STATE_MASK, Zone, block_of, idx, largest_aligned,
+    set_word, split_page, word_of, word_order,
 )
 from .request cimport (
     begin_alloc, begin_direct, begin_drain_zone, begin_free, begin_free_contig, begin_section,
@@ -49,16 +50,15 @@ cdef enum:  # states
     G_RELEASED = 20
     G_END = 21
 
-    FOR_CMA = 1                # g.flags: of isolation
-    WITH_CHECK = 2
-
     REFUSED = 0                # g.moved: the answer to G_MOVE
     MOVED = 1
-    GIVE_UP = 2                # refused, and no further page of this range is asked for
+    GIVE_UP = 2                # besides: no further page of this range is asked for
 
     CLUSTER = 32               # candidates that are tried again together
     TRIES = 5                  # of a cluster; rounds of an off-lining
     GFP_TARGET = 0x104cc8      # GFP_USER | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL
+    GFP_LARGE_TARGET = 0x1c64ca    # of a large folio: without __GFP_RECLAIM, then | GFP_TRANSHUGE
+    GFP_HIGHMEM = 0x2          # in ZONE_MOVABLE
 
 cdef struct Contig:
     Call *call                 # the next, or the one that is over
@@ -67,8 +67,9 @@ cdef struct Contig:
     idx start                  # the range
     idx end
     int cpu                    # executes
+    int highmem                # GFP_HIGHMEM where the range is in ZONE_MOVABLE
     uint8_t at
-    uint8_t flags
+    uint8_t flags              # of the isolation
     uint8_t tries              # of the cluster
     uint8_t rounds             # an off-lining: drains so far
     bint offline               # memory goes off-line
@@ -145,6 +146,7 @@ cdef inline int unisolate_next(Contig *g) noexcept nogil:
         g.k += 1
         if isolated_before(g, g.k - 1):
             begin_section(g.call, g.zone, Z_UNISOLATE, block_start(g, g.k - 1), g.cpu)
+            g.call.op.flags = OP_GONE if g.offline and not g.reason else 0
             return G_CALL
     g.at = G_RANGED
     return G_ON
@@ -172,6 +174,10 @@ cdef inline void cluster_over(Contig *g) noexcept nogil:
     else:
         cluster_begins(g, g.cluster_end)
 
+cdef inline int target_gfp(Contig *g) noexcept nogil:
+    """As alloc_migration_target."""
+    return (GFP_LARGE_TARGET if word_order(g.word) else GFP_TARGET) | g.highmem
+
 cdef inline int scan_next(Contig *g) noexcept nogil:
     """G_SCAN. Nothing is locked: what is seen here may be gone in a moment, and CT-5 has the last word."""
     cdef uint32_t word
@@ -186,15 +192,21 @@ cdef inline int scan_next(Contig *g) noexcept nogil:
             g.found += g.tries == 1
             if g.found == CLUSTER and g.tries == 1:
                 g.cluster_end = min(g.i, g.end)
-            begin_alloc(g.call, g.node, word_order(word), GFP_TARGET, g.cpu)
+            begin_alloc(g.call, g.node, word_order(word), target_gfp(g), g.cpu)
             g.at = G_TARGET
             return G_CALL
     cluster_over(g)
     return G_ON
 
-cdef inline int free_target(Contig *g) noexcept nogil:
-    begin_free(g.call, g.to, g.target, g.cpu, 0)
+cdef inline bint still_held(Contig *g, Zone *z, idx i) noexcept nogil:
+    """Is page i, g.old or g.target, an allocation still? What a holder has freed is not freed again."""
+    return (word_of(z, i) & HEAD_MASK) == (ALLOC | word_order(g.word) << ORDER_SHIFT)
+
+cdef inline int free_and_on(Contig *g, Zone *z, idx i) noexcept nogil:
     g.at = G_SCAN
+    if not still_held(g, z, i):
+        return G_ON
+    begin_free(g.call, z, i, g.cpu, 0)
     return G_CALL
 
 cdef inline int target_on(Contig *g) noexcept nogil:
@@ -205,26 +217,26 @@ cdef inline int target_on(Contig *g) noexcept nogil:
     g.target = g.call.page
     g.to = g.node.zones[g.call.where]
     if word_of(g.zone, g.old) != g.word:
-        return free_target(g)
+        return free_and_on(g, g.to, g.target)
     set_word(g.to, g.target, word_of(g.to, g.target) | MOVABLE_BIT)    # before anybody can have it
     g.at = G_MOVED
     return G_MOVE
 
 cdef inline int moved_on(Contig *g) noexcept nogil:
-    """G_MOVED. A page that was moved is this call's: nobody else frees it."""
-    if g.moved != MOVED:
+    """G_MOVED. A page that was moved is this call's to free."""
+    cdef int asked
+    if g.moved & MOVED:
+        g.migrated += 1 << word_order(g.word)
+        g.zone.counts[g.cpu].pages_migrated += 1 << word_order(g.word)
+        asked = free_and_on(g, g.zone, g.old)
+    else:
         g.refused += 1
         g.refusals += 1
         g.zone.counts[g.cpu].migrations_refused += 1
-        free_target(g)
-        if g.moved == GIVE_UP:
-            refuse(g, BUSY_PINNED, g.old)
-        return G_CALL
-    g.migrated += 1 << word_order(g.word)
-    g.zone.counts[g.cpu].pages_migrated += 1 << word_order(g.word)
-    begin_free(g.call, g.zone, g.old, g.cpu, 0)
-    g.at = G_SCAN
-    return G_CALL
+        asked = free_and_on(g, g.to, g.target)
+    if g.moved & GIVE_UP:
+        refuse(g, BUSY_PINNED, g.old)
+    return asked
 
 
 # -- the test, and the capture (CT-5, CT-6) -----------------------------------------------------------------------
@@ -314,10 +326,10 @@ cdef inline int range_over(Contig *g) noexcept nogil:
     """G_RANGED: CT-8; a CMA allocation goes on where its range was busy (CT-9)."""
     g.zone.counts[g.cpu].contig[g.reason] += 1
     g.at = G_END
-    if g.area and g.reason:
-        set_claimed(g.zone, g.start, g.count, False)
-        if g.reason != NO_TARGET:
-            g.at = G_SEARCH
+    if g.area and not g.reason:
+        set_claimed(g.zone, g.start, g.count, True)
+    elif g.area and g.reason != NO_TARGET:
+        g.at = G_SEARCH
     if g.offline:
         if not g.reason:
             managed_changed(g.zone, -<int64_t>(g.end - g.start))
@@ -327,29 +339,11 @@ cdef inline int range_over(Contig *g) noexcept nogil:
         g.page = g.start
     return G_RANGE
 
-cdef inline idx aligned(Zone *z, idx i, int align) noexcept nogil:
-    """The first page from i on whose pfn is a multiple of 2^align."""
-    return i + <idx>(-pfn_of(z, i) & ((<int64_t>1 << align) - 1))
-
-cdef inline idx clear_run(Zone *z, idx i, idx end, int64_t count, int align) noexcept nogil:
-    """CT-9: first fit. From page i on the first run of so many pages that nobody has; 0: there is none."""
-    cdef idx p
-    i = aligned(z, i, align)
-    while i < end and end - i >= count:
-        p = i
-        while p < i + count and not is_claimed(z, p):
-            p += 64 if not p & 63 and not z.claimed[p >> 6] else 1
-        if p >= i + count:
-            return i
-        i = aligned(z, p + 1, align)
-    return 0
-
 cdef inline void search(Contig *g) noexcept nogil:
     """G_SEARCH: from the area's start, or from the aligned position after the range that was busy."""
     cdef idx from_ = g.area if not g.end else g.start + (<idx>1 << g.align)
     cdef idx i = clear_run(g.zone, from_, g.area_end, g.count, g.align)
     if i:
-        set_claimed(g.zone, i, g.count, True)
         range_begins(g, i, i + <idx>g.count)
     else:
         g.at = G_END
@@ -360,16 +354,20 @@ cdef inline void search(Contig *g) noexcept nogil:
 
 # -- memory on-line (CT-12) -----------------------------------------------------------------------------------------
 
+cdef inline idx first_memory(Zone *z, idx i, idx end) noexcept nogil:
+    """The first page of [i, end) that is no hole; end: all are."""
+    while i < end and (word_of(z, i) & STATE_MASK) == HOLE:
+        i += 1
+    return i
+
 cdef inline int online_next(Contig *g) noexcept nogil:
     """G_ONLINE: B-97, the largest aligned pieces, ascending."""
-    cdef int o = MAX_ORDER
     cdef idx i = g.i
-    if i >= g.end:
+    cdef int o = largest_aligned(i, g.end)
+    if i == g.end:
         managed_changed(g.zone, g.end - g.start)
         g.at = G_END
         return G_ON
-    while i & ((1u << o) - 1) or i + (1u << o) > g.end:
-        o -= 1
     g.i += 1u << o
     set_word(g.zone, i, ALLOC | o << ORDER_SHIFT)
     begin_direct(g.call, g.zone, i, g.cpu)
@@ -435,11 +433,12 @@ cdef inline int later_next(Contig *g) noexcept nogil:
 
 
 cdef inline void begin_contig(Contig *g, Call *call, NodeRef *node, Zone *z, int flags, int cpu) noexcept nogil:
+    cdef int k
     g.call = call
     g.node = node
     g.zone = z
     g.cpu = cpu
-    g.flags = <uint8_t>(flags | WITH_CHECK)
+    g.flags = <uint8_t>(flags | OP_CHECK)
     g.offline = False
     g.migrated = 0
     g.refusals = 0
@@ -447,11 +446,15 @@ cdef inline void begin_contig(Contig *g, Call *call, NodeRef *node, Zone *z, int
     g.busy = 0
     g.area = 0
     g.page = 0
+    g.highmem = 0
+    for k in range(node.nr if node is not NULL else 0):
+        if node.zones[k] == z and node.kinds[k] == ZONE_MOVABLE:
+            g.highmem = GFP_HIGHMEM
 
 cdef inline void begin_alloc_contig(
     Contig *g, Call *call, NodeRef *node, Zone *z, idx start, idx end, int flags, int cpu
 ) noexcept nogil:
-    """B-112: pages [start, end). flags: FOR_CMA. Results: reason, busy, migrated, refusals."""
+    """B-112: pages [start, end). flags: OP_FOR_CMA. Results: reason, busy, migrated, refusals."""
     begin_contig(g, call, node, z, flags, cpu)
     range_begins(g, start, end)
 
@@ -459,7 +462,7 @@ cdef inline void begin_cma_alloc(
     Contig *g, Call *call, NodeRef *node, Zone *z, idx area, idx area_end, int64_t count, int align, int cpu
 ) noexcept nogil:
     """CT-9. Results: page; reason, 0 if it was found; and as above of the last range."""
-    begin_contig(g, call, node, z, FOR_CMA, cpu)
+    begin_contig(g, call, node, z, OP_FOR_CMA, cpu)
     g.area = area
     g.area_end = area_end
     g.count = count
@@ -493,7 +496,5 @@ cdef inline void begin_online_pages(Contig *g, Call *call, Zone *z, idx start, i
     g.end = end
     for p in range(start, end):
         set_word(z, p, 0)
-        if not p & (PB_PAGES - 1):
-            set_block_type(block_of(z, p), MOVABLE)
     g.i = start
     g.at = G_ONLINE

@@ -2,11 +2,12 @@
 
 from ..contig import CONTIG_REASONS, ContigResult
 
+from .cma cimport is_claimed, next_area, set_claimed
 from .contig cimport (
-    FOR_CMA, GIVE_UP, G_CALL, G_MOVE, G_OVER, G_RANGE, MOVED, REFUSED, Contig as CContig, begin_alloc_contig,
-    begin_cma_alloc, begin_cma_release, begin_offline_pages, begin_online_pages, contig_next,
+    GIVE_UP, G_CALL, G_MOVE, G_OVER, G_RANGE, MOVED, REFUSED, Contig as CContig, begin_alloc_contig, begin_cma_alloc,
+    begin_cma_release, begin_offline_pages, begin_online_pages, contig_next, first_memory, still_held,
 )
-from .page cimport is_claimed, set_claimed
+from .op cimport OP_FOR_CMA
 from .request cimport carry
 
 cdef int MAX_ALIGN = 20
@@ -14,10 +15,12 @@ cdef int MAX_ALIGN = 20
 
 cdef list areas_of(Zone zone):
     """CT-9: runs of whole C blocks, ascending: (pfn, pages)."""
-    cdef CZone *z = &zone.z
-    cdef uint32_t n
-    return runs([(pfn_of(z, block_page(z, n)), PB_PAGES)
-                 for n in range(first_block(z), first_block(z) + z.s.nr_blocks) if z.block[n].type == CMA])
+    cdef idx start = 0
+    cdef idx end = 0
+    out = []
+    while next_area(&zone.z, &start, &end):
+        out.append((pfn_of(&zone.z, start), <int64_t>(end - start)))
+    return out
 
 cdef bint agreed(answer):
     """What a move callback said; nothing said is a yes."""
@@ -46,8 +49,13 @@ cdef class Contig(Call):
     def alloc(nodes, int64_t start, int64_t end, bint cma=False, int cpu=0):
         cdef Contig self = Contig.__new__(Contig)
         cdef CZone *z = &self.in_zone(nodes, start, end, cpu).z
-        cdef int flags = FOR_CMA if cma else 0
-        begin_alloc_contig(&self.g, &self.call, &self.ref, z, index_of(z, start), index_of(z, end), flags, cpu)
+        cdef idx i
+        for i in range(index_of(z, start), index_of(z, end) if cma else 0):
+            if is_claimed(z, i):
+                raise UsageError(f"pfn {pfn_of(z, i)} was handed out by cma_alloc: give it back by cma_release")
+        begin_alloc_contig(
+            &self.g, &self.call, &self.ref, z, index_of(z, start), index_of(z, end), OP_FOR_CMA if cma else 0, cpu
+        )
         return self
 
     @staticmethod
@@ -89,11 +97,11 @@ cdef class Contig(Call):
     def online_pages(nodes, int64_t start, int64_t pages, int cpu=0):
         cdef Contig self = Contig.__new__(Contig)
         cdef CZone *z = &self.whole_blocks(nodes, start, pages, cpu).z
-        cdef idx i
-        for i in range(index_of(z, start), index_of(z, start + pages)):
-            if (word_of(z, i) & 7) != HOLE:
-                raise UsageError(f"pfn {pfn_of(z, i)} is {describe(z, i)}: only memory that is off-line comes on-line")
-        begin_online_pages(&self.g, &self.call, z, index_of(z, start), index_of(z, start + pages), cpu)
+        cdef idx end = index_of(z, start + pages)
+        cdef idx i = first_memory(z, index_of(z, start), end)
+        if i < end:
+            raise UsageError(f"pfn {pfn_of(z, i)} is {describe(z, i)}: only memory that is off-line comes on-line")
+        begin_online_pages(&self.g, &self.call, z, index_of(z, start), end, cpu)
         return self
 
     cdef Zone whole_blocks(self, nodes, int64_t start, int64_t pages, int cpu):
@@ -118,6 +126,13 @@ cdef class Contig(Call):
         cdef CContig *g = &self.g
         return pfn_of(g.zone, g.old), pfn_of(g.to, g.target), word_order(word_of(g.to, g.target))
 
+    cdef need_held(self):
+        """What was answered is not true of a page that `move` itself freed."""
+        cdef CContig *g = &self.g
+        if not (still_held(g, g.zone, g.old) if g.moved else still_held(g, g.to, g.target)):
+            said, pfn = ("yes", pfn_of(g.zone, g.old)) if g.moved else ("no", pfn_of(g.to, g.target))
+            raise BadFree(f"move said {said}, and freed pfn {pfn} itself: a move copies and says so, and frees nothing")
+
     def run(self, move=None):
         """To the end, on one thread. move(old_pfn, new_pfn, order): False refuses."""
         error = None
@@ -125,11 +140,13 @@ cdef class Contig(Call):
             if self.asked == G_CALL:
                 carry(&self.call)
             elif self.asked == G_MOVE:
+                self.g.moved = REFUSED
                 try:
                     self.g.moved = MOVED if move is None or agreed(move(*self.move())) else REFUSED
+                    self.need_held()
                 except BaseException as raised:    # everything is put back, then it goes on its way
                     error = raised
-                    self.g.moved = GIVE_UP
+                    self.g.moved |= GIVE_UP
                     self.g.area_end = self.g.area
         for zone in self.zones:
             (<Zone>zone).done()

@@ -31,6 +31,7 @@ from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
 from .free cimport free_step
 from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
+from .isolation cimport head_of
 from .node cimport NodeRef, gfp_type, gfp_valid, node_zone_of
 from .op cimport (
     A_START, A_ZONE, B_START, DONE, D_START, ELSEWHERE, F_NEXT, F_PREPARE, F_PREPARING, OP_ALL, OP_BARE, OP_BATCH,
@@ -40,7 +41,7 @@ from .page cimport (
     ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, FREE_HIGH_BATCH, HOLE, INTERIOR, ISOLATE, LINKED, MARK, MARK_ALL, MAX_ORDER,
     MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, OWNED_HEADS, OWNED_PER_TYPE, PB,
     PB_PAGES, PCP, REMOTE, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Outbox, Pcp, Policy, Ring,
-    Zone as CZone, ZoneState, block_head, block_of, block_page, cpu_head, first_block, idx, index_of, owned_head,
+    Zone as CZone, ZoneState, block_head, block_page, cpu_head, first_block, idx, index_of, owned_head,
     pfn_of, set_block_type, set_word, split_page, word_of, word_order, word_type, zone_head,
 )
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
@@ -203,9 +204,7 @@ cdef class Zone:
         cdef int k
         cdef int nr
         need_cpu(self, cpu)
-        pfns = need_batch(self, pfns)
-        for pfn in pfns:
-            need_freeable(self, pfn, -1)
+        pfns = need_batch(self, pfns, False)
         nr = len(pfns)
         if nr == 0:
             return

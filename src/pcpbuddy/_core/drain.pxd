@@ -5,11 +5,11 @@ from libc.stdint cimport uint32_t
 
 from .direct cimport direct_free
 from .fallback cimport unreserve
-from .isolation cimport capture, isolate_block, test_isolated, unisolate_block
+from .isolation cimport capture, forget_block, isolate_block, test_isolated, unisolate_block
 from .op cimport (
     AT_END, D_HELD, D_HOLD, D_LOCKED, D_REJECT, D_SETTLE, D_START, DONE, ELSEWHERE, LOCK_PCP, LOCK_ZONE, OP_AGAIN,
-    OP_ALL, OP_ONE_HOLD, UNLOCK_PCP, UNLOCK_ZONE, X_LOCKED, X_START, Z_CAPTURE, Z_DISOWN, Z_ISOLATE, Z_LOCKED,
-    Z_START, Z_TEST, Z_UNISOLATE, Z_UNRESERVE, Op, settle_then,
+    OP_ALL, OP_CHECK, OP_FOR_CMA, OP_GONE, OP_ONE_HOLD, UNLOCK_PCP, UNLOCK_ZONE, X_LOCKED, X_START, Z_CAPTURE,
+    Z_DISOWN, Z_ISOLATE, Z_LOCKED, Z_START, Z_TEST, Z_UNISOLATE, Z_UNRESERVE, Op, settle_then,
 )
 from .ownership cimport BY_OFFLINE, disown
 from .page cimport DRAIN_INDEX, H_DRAIN, H_OTHER, PB, SCALE_MAX, Pcp, Zone, first_block, idx
@@ -152,9 +152,11 @@ cdef inline int zone_step(Zone *z, Op *op) noexcept nogil:
         op.at = AT_END
         z.counts[op.cpu].holds[H_OTHER] += 1
         if op.section == Z_ISOLATE:
-            op.result = isolate_block(z, op.cpu, &op.page, op.flags & 1, op.flags & 2)
+            op.result = isolate_block(z, op.cpu, &op.page, op.flags & OP_FOR_CMA, op.flags & OP_CHECK)
         elif op.section == Z_UNISOLATE:
             op.result = unisolate_block(z, op.cpu, op.page)
+            if op.flags & OP_GONE:
+                forget_block(z, op.page)
         elif op.section == Z_UNRESERVE:
             op.result = unreserve(z, op.cpu, op.type)
         elif op.section == Z_TEST:

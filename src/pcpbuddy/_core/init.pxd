@@ -5,7 +5,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .buddy cimport account, insert, merge_free
 from .page cimport (
     BLOCK_HEADS, CMA, CPU_HEADS, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, OWNED_HEADS, PB, PB_PAGES, STRADDLES,
-    Block, Counts, Outbox, Page, Pcp, Remote, Zone, ZoneState, block_of, first_block, index_of, set_block_type,
+    Block, Counts, Outbox, Page, Pcp, Remote, Zone, ZoneState, block_of, first_block, index_of, largest_aligned,
+    set_block_type,
 )
 
 
@@ -83,9 +84,7 @@ cdef inline void boot(Zone *z, int64_t pages, bint cma) noexcept nogil:
     cdef int64_t stop = z.s.start_pfn + z.s.spanned
     cdef int o
     while pfn < end:
-        o = MAX_ORDER
-        while pfn & ((1 << o) - 1) or pfn + (1 << o) > end:
-            o -= 1
+        o = largest_aligned(index_of(z, pfn), index_of(z, end))
         insert(z, 0, index_of(z, pfn), o, MOVABLE, True)   # greedy pieces never meet a buddy
         account(z, 0, 1 << o, MOVABLE)
         pfn += 1 << o

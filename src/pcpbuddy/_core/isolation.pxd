@@ -7,12 +7,12 @@ from .atomic cimport store8
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
 from .ownership cimport BY_ISOLATE, disown, retype
 from .page cimport (
-    ALLOC, BUDDY, CMA, DEFERRED, HOLE, ISOLATE, MARK, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, PCP,
-    REMOTE, STATE_MASK, STRADDLES, TYPE_SHIFT, Block, Zone, block_number, block_of, block_type, idx, index_of,
-    mergeable, set_word, word_of, word_order,
+    ALLOC, BUDDY, CMA, DEFERRED, HIGHATOMIC, HOLE, ISOLATE, MARK, MAX_ORDER, MOVABLE, MOVABLE_BIT, ORDER_SHIFT, PB,
+    PB_PAGES, PCP, REMOTE, STATE_MASK, STRADDLES, TYPE_SHIFT, Block, Zone, block_number, block_of, block_type, idx,
+    index_of, mergeable, set_block_type, set_word, word_of, word_order,
 )
 
-cdef enum:  # what came of a contiguous range (CT-8): positions in contig.REASONS
+cdef enum:  # what came of a contiguous range (CT-8): positions in contig.CONTIG_REASONS
     OBTAINED = 0
     BUSY_ISOLATED = 1
     BUSY_EDGE = 2
@@ -104,16 +104,27 @@ cdef inline bint unisolate_block(Zone *z, int cpu, idx i) noexcept nogil:
     z.s.nr_isolate_pageblock -= 1
     return True
 
+cdef inline void forget_block(Zone *z, idx start) noexcept nogil:
+    """CT-11: a block without memory is movable, and reserved for nobody."""
+    cdef Block *b = block_of(z, start)
+    if b.type == HIGHATOMIC:
+        z.s.nr_reserved_highatomic -= PB_PAGES
+    set_block_type(b, MOVABLE)
+
 
 # -- isolated blocks ------------------------------------------------------------------------------------------
 
-cdef inline idx head_of(Zone *z, idx p) noexcept nogil:
-    """The head of the chunk, entry or allocation that page p lies in; 0: of none that is aligned."""
+cdef inline idx head_of(Zone *z, idx p, int *order) noexcept nogil:
+    """The head of what page p lies in (chunk, entry, allocation, hole), and its order; 0: of none that is aligned."""
     cdef int o
     cdef idx i
     for o in range(MAX_ORDER + 1):
         i = p & ~((<idx>1 << o) - 1)
-        if word_of(z, i) & STATE_MASK and word_order(word_of(z, i)) >= o or o >= PB and block_of(z, i).order >= o:
+        order[0] = word_order(word_of(z, i))
+        if word_of(z, i) & STATE_MASK and order[0] >= o:
+            return i
+        order[0] = block_of(z, i).order
+        if o >= PB and order[0] >= o:
             return i
     return 0
 
@@ -125,7 +136,8 @@ cdef inline int free_order(Zone *z, idx i) noexcept nogil:
 
 cdef inline int what_holds(Zone *z, idx p) noexcept nogil:
     """CT-8: where page p is that is not free in the zone."""
-    cdef idx i = head_of(z, p)
+    cdef int o
+    cdef idx i = head_of(z, p, &o)
     cdef uint32_t word = word_of(z, i) if i else 0
     cdef int state = word & STATE_MASK
     if state == PCP:
@@ -141,14 +153,15 @@ cdef inline int test_isolated(Zone *z, idx *page, int n) noexcept nogil:
     CT-5: n pages from page on are free. Returns 0, and the head of the first chunk; else what holds the first that
     is not, and that page.
     """
-    cdef idx first = head_of(z, page[0])
+    cdef int o
+    cdef idx first = head_of(z, page[0], &o)
     cdef idx end = page[0] + <idx>n
     cdef idx i
     while page[0] < end:
-        i = head_of(z, page[0])
+        i = head_of(z, page[0], &o)
         if not i or free_order(z, i) < 0:
             return what_holds(z, page[0])
-        page[0] = i + (1u << free_order(z, i))
+        page[0] = i + (1u << o)
     page[0] = first
     return 0
 

@@ -67,21 +67,16 @@ cdef int block_census(CZone *z, idx i, int64_t *allocated) noexcept nogil:
 cdef str describe(CZone *z, idx i):
     cdef uint32_t word = word_of(z, i)
     cdef int state = word & 7
-    cdef idx head
     cdef int o
+    cdef idx head = head_of(z, i, &o)
     if state == PCP:
         return STATES[PCP] % (word >> CPU_SHIFT)
     if state != INTERIOR:
         return STATES[state]
-    if block_of(z, i).order and not i & (PB_PAGES - 1):
-        return STATES[BUDDY]
-    for o in range(MAX_ORDER + 1):
-        head = i & ~((<idx>1 << o) - 1)
-        word = word_of(z, head)
-        if word & 7 and word_order(word) >= o:
-            return f"in the interior of a chunk of order {word_order(word)} that is {describe(z, head)}"
-        if o >= PB and block_of(z, head).order >= o:
-            return "in the interior of a chunk that is free in the zone"
+    if head == i:
+        return STATES[BUDDY]               # of a pageblock or more: no word says it
+    if head:
+        return f"in the interior of a chunk of order {o} that is {describe(z, head)}"
     return STATES[state]
 
 cdef list runs(pieces):

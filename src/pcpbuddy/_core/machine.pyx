@@ -17,9 +17,10 @@ from .buddy cimport visible
 from .cache cimport STAMP_BITS, STAMP_MASK, STAMP_SHIFT, Caches, Toucher
 from .call cimport OVER
 from .calls cimport online_cpu
+from .cma cimport next_area
 from .contig cimport (
     Contig, G_CALL, G_MOVE, G_RANGE, MOVED, REFUSED, begin_cma_alloc, begin_cma_release, begin_offline_pages,
-    begin_online_pages, contig_next,
+    begin_online_pages, contig_next, first_memory,
 )
 from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport NO_LOCKS, SPIN, perform
@@ -32,9 +33,9 @@ from .op cimport (
     Z_START, Z_UNISOLATE, Op,
 )
 from .page cimport (
-    ALLOC, CMA, HOLE, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE,
-    NR_FREE_CMA, NR_ORDERS, PB, PB_PAGES, RECLAIM_ACTIVE, STATE_MASK, Counts, Zone as CZone, Zone, ZoneState,
-    block_page, first_block, idx, index_of, pfn_of, split_page, word_of, word_order,
+    ALLOC, H_DIRECT_ALLOC, H_DIRECT_FREE, H_DRAIN, H_OTHER, H_REFILL, MOVABLE, MOVABLE_BIT, NR_FREE,
+    NR_FREE_CMA, NR_ORDERS, PB, PB_PAGES, RECLAIM_ACTIVE, Counts, Zone as CZone, Zone, ZoneState,
+    first_block, idx, index_of, pfn_of, split_page, word_of, word_order,
 )
 from .replay cimport (
     H_BIAS, H_FAILED, H_UNKNOWN, R_ALLOC, R_BULK, R_BULK_MORE, R_FOLD, R_FREE, R_ISOLATE, R_OFFLINE, R_ONLINE, R_TICK,

@@ -40,16 +40,6 @@ cdef int cma_zone(Sim *s, int node) noexcept nogil:
         k -= 1
     return zone_number(s, node, k) if k >= 0 else -1
 
-cdef void find_area(Zone *z, idx *start, idx *end) noexcept nogil:
-    """The first run of C blocks."""
-    cdef uint32_t n = first_block(z)
-    while z.block[n].type != CMA:
-        n += 1
-    start[0] = block_page(z, n)
-    while n < first_block(z) + z.s.nr_blocks and z.block[n].type == CMA:
-        n += 1
-    end[0] = block_page(z, n)
-
 cdef bint waits_for_area(Sim *s, int cpu, int zone) noexcept nogil:
     """One cma_alloc at a time in an area (CT-9)."""
     if not s.area_mutex[zone]:
@@ -63,14 +53,14 @@ cdef bint begin_area(Sim *s, int cpu, Context *x, Instruction *i) noexcept nogil
     """CMA_ALLOC."""
     cdef ContigRun *run = &s.contig[cpu]
     cdef int zone = cma_zone(s, s.cpu[cpu].node)
-    cdef idx start
-    cdef idx end
+    cdef idx start = 0
+    cdef idx end = 0                       # the zone's first area
     if zone < 0:
         x.left = 0
         return False
     if waits_for_area(s, cpu, zone):
         return False
-    find_area(&s.zone[zone], &start, &end)
+    next_area(&s.zone[zone], &start, &end)
     begin_cma_alloc(
         &run.contig, &run.call, &s.node[s.cpu[cpu].node], &s.zone[zone], start, end, i.b, i.order, cpu
     )
@@ -105,7 +95,7 @@ cdef bint begin_memory(Sim *s, int cpu, Context *x, Instruction *i) noexcept nog
     cdef idx end = start + (i.b << PB)
     cdef int what
     if (first + i.b) << PB > z.s.start_pfn + z.s.spanned or (
-        i.op == I_ONLINE_MEMORY and not all_holes(z, start, end)
+        i.op == I_ONLINE_MEMORY and first_memory(z, start, end) < end
     ):
         x.left = 0
         return False
@@ -119,11 +109,6 @@ cdef bint begin_memory(Sim *s, int cpu, Context *x, Instruction *i) noexcept nog
     what = L_OFFLINE_MEMORY if i.op == I_OFFLINE_MEMORY else L_ONLINE_MEMORY
     log(s, cpu, what, zone, pfn_of(z, start), i.b << PB, 0, 0)
     return True
-
-cdef bint all_holes(Zone *z, idx i, idx end) noexcept nogil:
-    while i < end and (word_of(z, i) & STATE_MASK) == HOLE:
-        i += 1
-    return i == end
 
 
 # -- from call to call -----------------------------------------------------------------------------------------------

@@ -83,6 +83,9 @@ cdef enum:  # op.flags
     OP_ONE_HOLD = 32           # D: keep the PCP lock between zone-lock holds
     OP_AGAIN = 64              # D: the merge pass is done, op.n counts down
     OP_TAIL = 128              # F: direct frees to the tail (B-97)
+    OP_FOR_CMA = 1             # Z_ISOLATE: for a CMA allocation
+    OP_CHECK = 2               # Z_ISOLATE: not if there are unmovable pages
+    OP_GONE = 4                # Z_UNISOLATE: the memory of the block has gone off-line
 
 cdef enum:  # op.section of a Z_ operation
     Z_ISOLATE = 0

@@ -361,6 +361,13 @@ cdef inline void split_page(Zone *z, idx i) noexcept nogil:
     for p in range(i, i + (1u << word_order(word))):
         set_word(z, p, word & ~(15u << ORDER_SHIFT))
 
+cdef inline int largest_aligned(idx i, idx end) noexcept nogil:
+    """The largest order of a chunk from page i to end at most (B-94, B-97). An index is aligned as its pfn is."""
+    cdef int o = 0
+    while o < MAX_ORDER and not i >> o & 1 and i + (2u << o) <= end:
+        o += 1
+    return o
+
 cdef inline int word_type(uint32_t word) noexcept nogil:
     return (word >> TYPE_SHIFT) & 7
 
@@ -387,20 +394,6 @@ cdef inline void set_block_type(Block *b, int T) noexcept nogil:
 
 cdef inline bint mergeable(int T) noexcept nogil:
     return T < HIGHATOMIC
-
-
-# -- pages that cma_alloc handed out ---------------------------------------------------------------
-
-cdef inline bint is_claimed(Zone *z, idx i) noexcept nogil:
-    return z.claimed[i >> 6] >> (i & 63) & 1
-
-cdef inline void set_claimed(Zone *z, idx i, int64_t n, bint claimed) noexcept nogil:
-    cdef idx p
-    for p in range(i, i + <idx>n):
-        if claimed:
-            z.claimed[p >> 6] |= <uint64_t>1 << (p & 63)
-        else:
-            z.claimed[p >> 6] &= ~(<uint64_t>1 << (p & 63))
 
 
 # -- lists of pages: circular, the head is an entry of the same array -----------------------------

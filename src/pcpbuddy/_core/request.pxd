@@ -25,7 +25,7 @@ from .op cimport (
     A_START, F_DIRECT, OP_ALL, OP_BATCH, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, Z_DISOWN, Z_ISOLATE, Z_UNRESERVE,
 )
 from .page cimport (
-    ALLOC, MAX_ORDER, MOVABLE, NOFRAGMENT, NR_FREE, ORDER_SHIFT, SCALE_MAX, USE_CMA, WMARK_LOW, Pcp, Zone, idx, pfn_of,
+    ALLOC, MOVABLE, NOFRAGMENT, NR_FREE, ORDER_SHIFT, SCALE_MAX, USE_CMA, WMARK_LOW, Pcp, Zone, idx, largest_aligned,
     set_word,
 )
 from .remote cimport has_remote, slots
@@ -293,12 +293,10 @@ cdef inline Zone *run_next(Call *call) noexcept nogil:
     cdef Zone *z = call.zone
     cdef idx i = call.i
     cdef idx p
-    cdef int o = 0
+    cdef int o = largest_aligned(i, i + <idx>call.n)
     if call.n <= 0:
         call.at = OVER
         return NULL
-    while o < MAX_ORDER and not (pfn_of(z, i) >> o) & 1 and (2 << o) <= call.n:
-        o += 1
     for p in range(i + 1, i + (1u << o)):
         set_word(z, p, 0)
     set_word(z, i, ALLOC | o << ORDER_SHIFT)

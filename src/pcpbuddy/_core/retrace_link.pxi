@@ -12,7 +12,7 @@ from .op cimport (
     A_REFILL, A_RESERVE, A_SERVED, A_TRIED, B_REFILL, B_TRIED, D_HOLD, F_DIRECTING, F_DRAINING, LOCK_PCP, LOCK_ZONE,
     TRY_PCP, UNLOCK_PCP, UNLOCK_ZONE,
 )
-from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, USE_HIGHATOMIC, Told, block_type
+from .page cimport BELOW_HIGH, HEAD_MASK, HIGHATOMIC, SCALE_MAX, STRADDLES, USE_HIGHATOMIC, Told, block_of, block_type
 from .pcp cimport clamp, free_amount, list_at, list_index, list_type, pcp_del, pcp_order, refill_size, take_away
 from .request cimport decay_high
 from .retrace cimport (

@@ -324,22 +324,6 @@ cdef void hand_over(Retrace *r, int zone, Row *row, idx i) noexcept nogil:
 
 # -- pages as they are freed -----------------------------------------------------------------------------------
 
-cdef idx head_of(CZone *z, idx p, int *order) noexcept nogil:
-    """The head of the chunk, entry or allocation that page p is in, and its order; 0: of none."""
-    cdef idx head
-    cdef int k
-    cdef uint32_t word
-    for k in range(MAX_ORDER + 1):
-        head = p & ~((<idx>1 << k) - 1)
-        word = word_of(z, head)
-        if word & 7 and (word & 7) != HOLE and word_order(word) >= k:
-            order[0] = word_order(word)
-            return head
-        if k >= PB and block_of(z, head).order >= k:
-            order[0] = block_of(z, head).order
-            return head
-    return 0
-
 cdef bint make_entry(CZone *z, idx i, int o) noexcept nogil:
     """
     Make 2^o allocated pages one allocation of that order, whatever allocations they were parts of.

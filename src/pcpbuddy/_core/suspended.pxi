@@ -150,7 +150,7 @@ cdef class Call:
         if not pfns:
             raise UsageError("a batch of no pages")
         zone = self.zone_of(nodes, pfns[0], cpu)
-        pfns = need_batch(zone, pfns)
+        pfns = need_batch(zone, pfns, True)
         self.room(len(pfns))
         for k in range(len(pfns)):
             self.pages[k] = index_of(&zone.z, pfns[k])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import names
 from ..contig import ContigResult
-from ..errors import OutOfPages, UsageError
+from ..errors import BadFree, OutOfPages, UsageError
 from . import sizing
 from .isolation import Busy, Isolation
 from .memory import Allocation, Chunk, Entry, largest_aligned
@@ -22,6 +22,8 @@ CLUSTER = 32  # candidates that are tried again together
 TRIES = 5
 LARGEST_ALIGN = 20
 GFP_TARGET = 0x104CC8  # GFP_USER | __GFP_MOVABLE | __GFP_RETRY_MAYFAIL
+GFP_LARGE_TARGET = 0x1C64CA  # of a large folio: without __GFP_RECLAIM, then | GFP_TRANSHUGE
+GFP_HIGHMEM = 0x2
 
 Move = Callable[[int, int, int], bool | None]
 
@@ -84,6 +86,12 @@ class Contiguous(Isolation):
             self.allocated |= dict.fromkeys(range(pfn, pfn + nr_pages), Allocation(0, names.MOVABLE, 0))
             pfn += nr_pages
         return pfn
+
+    def forget_block(self, index: int) -> None:
+        """CT-11, in the hold of B-111: a block without memory is movable, and reserved for nobody."""
+        if self.blocks[index].type == names.HIGHATOMIC:
+            self.nr_reserved_highatomic -= names.PAGEBLOCK_PAGES
+        self.blocks[index].type = names.MOVABLE
 
     def cma_areas(self) -> list[tuple[int, int]]:
         """CT-9: runs of whole C blocks: (first page, pages)."""
@@ -185,6 +193,8 @@ class Task:
     def alloc_contig_range(self, start: int, end: int, cma: bool) -> ContigResult:
         """CT-1 to CT-8."""
         zone = self._begin(start, end)
+        if cma and not zone.claimed.isdisjoint(range(start, end)):
+            raise UsageError(f"pages {start}..{end - 1}: some were handed out by cma_alloc")
         return self._result(start, self._range(zone, start, end, cma))
 
     def cma_alloc(self, count: int, align: int, area: int) -> ContigResult:
@@ -199,12 +209,10 @@ class Task:
         pfn = zone.clear_run(base, base + pages, count, align)
         busy: Busy | None = None
         while pfn is not None:
-            run = range(pfn, pfn + count)
-            zone.claimed |= set(run)
             busy = self._range(zone, pfn, pfn + count, True)
             if busy is None:
+                zone.claimed |= set(range(pfn, pfn + count))
                 return self._result(pfn, None)
-            zone.claimed -= set(run)
             if busy[0] == "no_memory" or self.error is not None:
                 break
             pfn = zone.clear_run(pfn + (1 << align), base + pages, count, align)
@@ -226,8 +234,6 @@ class Task:
         zone.disable_pcps()
         busy = self._range(zone, start, start + pages, False, rounds=TRIES)
         if busy is None:
-            for pfn in range(start, start + pages):
-                del zone.allocated[pfn]
             zone.managed_changed(-pages)
         zone.enable_pcps()
         return self._result(start, busy)
@@ -239,8 +245,6 @@ class Task:
             there = zone.run_at(pfn)
             if there is not None or zone.is_on_its_way(pfn):
                 raise UsageError(f"pfn {pfn} is on-line")
-        for index in range(zone.block_index(start), zone.block_index(start + pages)):
-            zone.blocks[index].type = names.MOVABLE
         pfn = start
         while pfn < start + pages:
             order = largest_aligned(pfn, start + pages)
@@ -278,8 +282,13 @@ class Task:
             busy = self._empty(zone, start, end, max(rounds, 1))
         if busy is None:
             self._capture(zone, start, end)
+        gone = busy is None and rounds > 0
+        for pfn in range(start, end) if gone else ():
+            del zone.allocated[pfn]
         for index in sorted(isolated):
             zone.unisolate_block(index)
+            if gone:
+                zone.forget_block(index)
         reason = busy[0] if busy else ""
         self.tried.append((start, end, reason, busy[1] if busy else None))
         zone.count(**{f"contig_{reason or 'ok'}": 1}, contig_pages=0 if busy or rounds else end - start)
@@ -335,23 +344,25 @@ class Task:
 
     def _move(self, zone: "Zone", pfn: int, order: int) -> bool:
         """One page: was it moved?"""
+        gfp = (GFP_LARGE_TARGET if order else GFP_TARGET) | (GFP_HIGHMEM if zone.name == "Movable" else 0)
         try:
-            target = Request(self.zones, order, GFP_TARGET).alloc()
+            target = Request(self.zones, order, gfp).alloc()
         except OutOfPages:
             raise MigrationEnds("no_memory", pfn) from None
         to = next(one for one in self.zones if one.start_pfn <= target < one.end_pfn)
         to.allocated[target] = to.allocated[target]._replace(movable=1)
-        if self._agreed(pfn, target, order):
-            zone.free_prepared(pfn, zone.prepare(pfn))
-            self.migrated += 1 << order
-            zone.count(pages_migrated=1 << order)
-            return True
-        to.free_prepared(target, to.prepare(target))
-        self.refused += 1
-        zone.count(migrations_refused=1)
+        moved = self._agreed(pfn, target, order)
+        where, what = (zone, pfn) if moved else (to, target)
+        if where.allocated.get(what, Allocation(-1, 0, 0)).order == order:
+            where.free_prepared(what, where.prepare(what))
+        elif self.error is None:
+            self.error = BadFree(f"move freed pfn {what} itself")
+        self.migrated += moved << order
+        self.refused += not moved
+        zone.count(pages_migrated=moved << order, migrations_refused=int(not moved))
         if self.error is not None:
             raise MigrationEnds("pinned", pfn)
-        return False
+        return moved
 
     def _agreed(self, pfn: int, target: int, order: int) -> bool:
         """What ``move`` says; that it raises is a refusal, and the last that it is asked for."""

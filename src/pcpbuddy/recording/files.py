@@ -1,5 +1,5 @@
 """
-The files of a recording as arrays. The one door to pyarrow.
+The files of a recording as arrays.
 
 Damage that the formats themselves can show ends here, with one sentence.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrow import arrow
 from ..errors import RecordingError
 
 # A field that is null in the file. Page frames, orders, CPUs and flags never come near it.
@@ -59,7 +60,7 @@ EVENT_ORDER = (
     "mm_vmscan_kswapd_sleep",
 )
 EVENTS = frozenset(EVENT_ORDER)
-EVENT_FAMILIES = ("cma_", "mm_vmscan_", "mm_compaction_")
+EVENT_FAMILIES = ("cma_", "mm_vmscan_", "mm_compaction_", "contention_")
 EVENT_CODES = {name: code for code, name in enumerate(EVENT_ORDER)}
 OTHER_EVENT = len(EVENT_ORDER)
 TEXT_COLUMNS = ("marker", "comm")
@@ -115,7 +116,7 @@ class RowFile:
 
     def __init__(self, path: Path) -> None:
         self.label = path.name
-        self._pa = _arrow()
+        self._pa = arrow("a recording", RecordingError)
         self._parquet = _open_parquet(self._pa, path)
         self.columns = frozenset(self._parquet.schema_arrow.names)
         self.nr_rows: int = self._parquet.metadata.num_rows
@@ -182,7 +183,7 @@ def read_rows(path: Path) -> Rows:
     """
     The rows of a recording.
     """
-    pa = _arrow()
+    pa = arrow("a recording", RecordingError)
     parquet = _open_parquet(pa, path)
     there = parquet.schema_arrow.names
     try:
@@ -212,7 +213,7 @@ def read_snapshot(base: Path, which: int) -> Snapshot | None:
     for path, other in ((document, pages), (pages, document)):
         if not path.exists():
             raise RecordingError(f"{other.name} is there but {path.name} is not; a snapshot is both files")
-    pa = _arrow()
+    pa = arrow("a recording", RecordingError)
     try:
         with pa.CompressedInputStream(pa.OSFile(str(document)), "zstd") as file:
             loaded = json.loads(file.read())
@@ -269,17 +270,6 @@ def _known_event(label: str, name: str, event: np.ndarray, code: int, first_row:
             f"{label}, row {row}: event {name!r} is none that a recording has; the file is damaged or "
             "comes from a newer recorder"
         )
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise RecordingError(
-            "reading a recording needs pyarrow, which is not installed: pip install 'pcpbuddy[lab]'"
-        ) from None
-    return pyarrow
 
 
 def _events(pa: Any, column: Any) -> tuple[list[str], np.ndarray]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrow import arrow
 from ..errors import UsageError
 from .histogram import bin_edges
 from .timing import HISTOGRAMS, kinds_of
@@ -26,8 +27,8 @@ def tables(run: "Run") -> dict[str, "pa.Table"]:
     """
     columns = {"metrics": _metrics(run), "samples": _samples(run), "cpus": _cpus(run), "histograms": _histograms(run)}
     metadata = {"pcpbuddy": json.dumps(dict(run.manifest))}
-    arrow = _arrow()
-    return {name: arrow.table(of_table).replace_schema_metadata(metadata) for name, of_table in columns.items()}
+    pa = arrow("a table", UsageError)
+    return {name: pa.table(of_table).replace_schema_metadata(metadata) for name, of_table in columns.items()}
 
 
 def export(run: "Run", path: Path) -> list[Path]:
@@ -40,7 +41,7 @@ def export(run: "Run", path: Path) -> list[Path]:
         if path.suffix != ".parquet":
             path.mkdir(parents=True, exist_ok=True)
         for file, name in chosen.items():
-            _arrow().parquet.write_table(made[name], file)
+            arrow("a table", UsageError).parquet.write_table(made[name], file)
     except OSError as error:
         raise UsageError(f"{error.filename or path} cannot be written: {error.strerror or error}") from None
     return list(chosen)
@@ -95,12 +96,3 @@ def _histograms(run: "Run") -> dict[str, Any]:
         "to_ns": edges[rows["bin"].astype(np.int64) + 1],
         "count": np.ascontiguousarray(rows["count"]),
     }
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError("tables need pyarrow, which is not installed: pip install 'pcpbuddy[lab]'") from None
-    return pyarrow

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
+from ..arrow import arrow
 from ..errors import TraceError
 
 __all__ = ["HEAD_BYTES", "Source", "shown", "unzstd", "zstd_block"]
@@ -201,9 +202,7 @@ def unzstd(file: IO[bytes] | io.RawIOBase, name: str) -> Any:
         from compression import zstd
 
         return zstd.ZstdFile(file, "rb")
-    from .store import arrow
-
-    pa = arrow(f"{name} is compressed with zstd; reading it")
+    pa = arrow(f"{name} is compressed with zstd; reading it", TraceError)
     return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
 
 
@@ -216,13 +215,8 @@ def zstd_block(data: bytes, size: int) -> bytes:
 
         unpacked: bytes = zstd.ZstdDecompressor().decompress(data, max_length=size)
         return unpacked
-    from .store import arrow
-
-    block: bytes = (
-        arrow("the trace is compressed with zstd; reading it")
-        .Codec("zstd")
-        .decompress(data, decompressed_size=size, asbytes=True)
-    )
+    pa = arrow("the trace is compressed with zstd; reading it", TraceError)
+    block: bytes = pa.Codec("zstd").decompress(data, decompressed_size=size, asbytes=True)
     return block
 
 

@@ -1,5 +1,5 @@
 """
-Rows into a Parquet file. The door of this room to pyarrow.
+Rows into a Parquet file.
 
 A column that no row fills is not in the file, as in the recordings; which those are is known only at the end. So rows
 go into parts: a part has the columns that were filled when it began, and when a row fills another one the next part
@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ..arrow import arrow
 from ..errors import TraceError, UsageError
 from .schema import ARROW, EVENT, KNOWN, NULLS, TEXTS, Batch, columns
 
-__all__ = ["ParquetFile", "arrow"]
+__all__ = ["ParquetFile"]
 
 ROWS_AT_ONCE = 1 << 17
 TEXTS_AT_ONCE = 16 << 20  # characters
@@ -29,18 +30,6 @@ MANY_VALUES = ("ts_ns", "cpu_seq", "pfn")
 # Between two snapshots, where there are any; a trace without is taken as a whole.
 PHASE = 1
 METADATA_KEY = b"pcpbuddy"
-
-
-def arrow(what: str = "a parquet file") -> Any:
-    """
-    The module pyarrow. Raises TraceError with the command that installs it.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise TraceError(f"{what} needs pyarrow, which is not installed: pip install 'pcpbuddy[lab]'") from None
-    return pyarrow
 
 
 class ParquetFile:
@@ -54,7 +43,7 @@ class ParquetFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows = self.too_large = 0
-        self._pa = arrow("writing a parquet file")
+        self._pa = arrow("writing a parquet file", TraceError)
         # By column: gathered from a batch while it is fresh, which costs less than from many rows at once.
         self._held = {name: np.empty(ROWS_AT_ONCE, EVENT[name]) for name in columns()}
         self._nr_held = 0
