@@ -19,10 +19,12 @@ if TYPE_CHECKING:
         CpuOffline,
         OutOfPages,
         PcpBuddyError,
+        PoolBroken,
         RecordingError,
         UsageError,
     )
     from .machine import Machine
+    from .pool import PagePool
     from .names import CMA, HIGHATOMIC, ISOLATE, MOVABLE, RECLAIMABLE, UNMOVABLE
     from .run import Run, load_run
     from .zone import Node, Zone
@@ -41,6 +43,7 @@ _WHERE = {
             "CpuOffline",
             "OutOfPages",
             "PcpBuddyError",
+            "PoolBroken",
             "RecordingError",
             "UsageError",
         ),
@@ -49,6 +52,7 @@ _WHERE = {
     "compare": "comparison",
     "Costs": "costs",
     "Machine": "machine",
+    "PagePool": "pool",
     **dict.fromkeys(("Run", "load_run"), "run"),
 }
 
@@ -68,7 +72,9 @@ __all__ = [
     "Machine",
     "Node",
     "OutOfPages",
+    "PagePool",
     "PcpBuddyError",
+    "PoolBroken",
     "Policy",
     "RecordingError",
     "Run",

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError, UsageError
 
-__all__ = ["LARGEST", "NEEDS", "PROFILES", "SWITCHES", "Need", "Policy", "Switch", "parse_policies", "policy"]
+__all__ = ["LARGEST", "NEEDS", "POOL_PROFILE", "PROFILES", "SWITCHES", "Need", "Policy", "Switch", "parse_policies", "policy"]
 
+# Of a PagePool, where none is asked for: chosen by the figures of `pcpbuddy bench pool` (docs/reference/pool.md).
+POOL_PROFILE = "handover"
 LARGEST = (1 << 31) - 1  # numbers of a switch are C ints in the core
 
 
@@ -221,6 +223,28 @@ class Policy:
         Whether any block can ever have an owner under this policy.
         """
         return self.gate != "never" or self.adopt == self.phase2 == "on"
+
+    def numbers(self) -> dict[str, int]:
+        """
+        The fields of the compiled core's ``Policy`` (_core/page.pxd): numbers as they are, a named value by its place.
+
+        What is looked at in the core's short cuts is worked out here, once.
+        """
+        numbers = {
+            s.name: value if isinstance(value := getattr(self, s.name), int) else s.values.index(value)
+            for s in SWITCHES
+        }
+        return numbers | {
+            "pcp_orders": 0x3FF if self.pcp_orders == "all" else 0x20F,
+            "remote_bound": {"high_max": 0, "inf": LARGEST}.get(str(self.remote_bound)) or numbers["remote_bound"],
+            "handover_targets": self.handover_targets if self.remote == "handover" else 0,
+            "owns": int(self.owns),
+            "plain": int(
+                self.remote not in ("llist", "handover")
+                and (self.mark, self.take_prefer, self.drain_by) == ("owned", "none", "freer")
+                and self.merge != "free"
+            ),
+        }
 
     def switches(self) -> dict[str, str | int]:
         """

@@ -12,6 +12,7 @@ __all__ = [
     "CpuOffline",
     "OutOfPages",
     "PcpBuddyError",
+    "PoolBroken",
     "RecordingError",
     "TraceError",
     "UsageError",
@@ -51,6 +52,12 @@ class BadFree(UsageError):
 class OutOfPages(PcpBuddyError, MemoryError):
     """
     No zone had a chunk for the request under its flags and watermarks.
+    """
+
+
+class PoolBroken(PcpBuddyError):
+    """
+    A process of a shared pool died in the middle of a change: its lists cannot be trusted any more.
     """
 
 

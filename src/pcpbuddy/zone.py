@@ -54,6 +54,7 @@ class Zone(_core.Zone):
         stat_threshold: counter drift a CPU may hold back, 0 to 125 (default B-16; 0: exact).
         watermark: (min, low, high, promo) in pages (default B-20).
         llc_pages: a CPU's share of the last-level cache, in pages (B-14).
+        memory: where its state shall lie, all zero; a zone of its own else.
 
     Raises:
         ConfigError: a size, policy or number that cannot be.
@@ -77,6 +78,7 @@ class Zone(_core.Zone):
         stat_threshold: int | None = None,
         watermark: tuple[int, int, int, int] | None = None,
         llc_pages: int = 512,
+        memory: memoryview | None = None,
     ) -> None:
         if (size is None) == (pages is None):
             raise ConfigError('a zone needs its size, such as size="1GiB", or its number of pages, and not both')
@@ -98,6 +100,7 @@ class Zone(_core.Zone):
             stat_threshold=stat_threshold,
             watermark=watermark,
             llc_pages=llc_pages,
+            memory=memory,
         )
 
     def __repr__(self) -> str:

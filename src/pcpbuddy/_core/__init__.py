@@ -8,12 +8,15 @@ from .core import (
     KernelReplay,
     Node,
     Operation,
+    PagePool,
+    Pages,
     Zone,
     bench,
     min_free_kbytes,
     pcp_sizing,
     stat_threshold,
     watermarks,
+    zone_bytes,
 )
 
 __all__ = [
@@ -22,10 +25,13 @@ __all__ = [
     "KernelReplay",
     "Node",
     "Operation",
+    "PagePool",
+    "Pages",
     "Zone",
     "bench",
     "min_free_kbytes",
     "pcp_sizing",
     "stat_threshold",
     "watermarks",
+    "zone_bytes",
 ]

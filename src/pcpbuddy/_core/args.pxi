@@ -117,6 +117,17 @@ cdef list need_batch(Zone zone, pfns, bint claimed):
         need_allocation(zone, pfn, -1) if claimed else need_freeable(zone, pfn, -1)
     return pfns
 
+cdef need_state(Zone zone, policy):
+    """What lies in the memory is the state of a zone under this policy, as long as it says."""
+    cdef ZoneState s
+    cdef ZoneState *there = zone.z.s
+    if not 1 <= there.cpus <= MAX_CPUS or not 0 < there.spanned <= 1 << 31:
+        raise ConfigError("the memory holds no zone")
+    set_policy(&s, policy, there.cpus)
+    measure(&s, there.start_pfn, there.spanned, there.cpus)
+    if s.size != there.size or <uint64_t>zone.view.len < s.size or memcmp(&s.policy, &there.policy, sizeof(Policy)):
+        raise ConfigError("the zone in this memory was made by another version, or under another policy")
+
 cdef need_same_zone(Zone zone, bytes head):
     """A snapshot's first bytes are of a zone like this one: same place, CPUs and policy."""
     cdef ZoneState *s = <ZoneState *><const char *>head

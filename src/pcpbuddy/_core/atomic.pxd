@@ -13,6 +13,10 @@ cdef extern from *:
     #define pb_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define pb_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define pb_xchg(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
+    static inline __attribute__((always_inline, unused)) int pb_take(uint32_t *p, uint32_t v) {
+        uint32_t old = 0;
+        return __atomic_compare_exchange_n(p, &old, v, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+    }
     #define pb_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
     #define pb_cas(p, old, v) \
         __atomic_compare_exchange_n((p), (old), (v), 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)
@@ -40,6 +44,7 @@ cdef extern from *:
     int32_t addi32 "pb_add"(int32_t *p, int32_t v) noexcept nogil
     bint cas32 "pb_cas"(uint32_t *p, uint32_t *old, uint32_t v) noexcept nogil
     uint32_t exchange32 "pb_xchg"(uint32_t *p, uint32_t v) noexcept nogil
+    bint take32 "pb_take"(uint32_t *p, uint32_t v) noexcept nogil
     void release32 "pb_release"(uint32_t *p, uint32_t v) noexcept nogil
     void relax "pb_relax"() noexcept nogil
     bint unlikely "pb_unlikely"(bint x) noexcept nogil

@@ -30,7 +30,7 @@ from .driver cimport (
 from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
 from .free cimport free_step
-from .init cimport attach, boot, empty_lists, fold, init_blocks, measure
+from .init cimport attach, empty_lists, fold, init_blocks, measure, start
 from .isolation cimport head_of
 from .node cimport NodeRef, gfp_type, gfp_valid, node_zone_of
 from .op cimport (
@@ -76,45 +76,26 @@ cdef class Zone:
 
     def __init__(self, int64_t pages, *, int cpus=1, policy="fixed", int64_t cma_pages=0, int64_t start_pfn=0,
                  int zone_index=0, str name="Normal", batch=None, high_min=None, high_max=None, stat_threshold=None,
-                 watermark=None, int64_t llc_pages=512):
+                 watermark=None, int64_t llc_pages=512, memory=None):
         cdef int c
         cdef ZoneState *s
         check_sizes(pages, start_pfn, cma_pages, batch, high_min, high_max, watermark, zone_index, stat_threshold)
-        self.create(start_pfn, pages, cpus, find_policy(policy), name)
+        self.create(start_pfn, pages, cpus, find_policy(policy), name, memory)
         s = self.z.s
-        s.managed = pages
         s.zone_index = zone_index
-        s.boost_factor = 15000
-        if watermark is None:
-            s.auto_watermark = True
-            auto_watermarks(&self.z)
-        else:
-            for c in range(4):
-                s.watermark[c] = watermark[c]
-        for c in range(cpus):
-            self.z.pcp[c].online = True
-            self.z.pcp[c].batch = 1
-        s.auto_sizing = True
+        s.auto_watermark = watermark is None
+        for c in range(0 if watermark is None else 4):
+            s.watermark[c] = watermark[c]
         s.auto_threshold = stat_threshold is None
-        if stat_threshold is not None:
-            s.stat_threshold = stat_threshold
-        resize(&self.z)
+        s.stat_threshold = stat_threshold or 0
+        s.auto_sizing = batch is None
         if batch is not None:
-            s.auto_sizing = False
             s.pageset[0], s.pageset[1], s.pageset[2] = high_min, high_max, batch
-        for c in range(cpus):
-            self.z.pcp[c].high_min = s.pageset[0]
-            self.z.pcp[c].high_max = s.pageset[1]
-            self.z.pcp[c].batch = s.pageset[2]
-            if llc_pages > 3 * s.pageset[2]:       # B-14
-                self.z.pcp[c].flags = FREE_HIGH_BATCH
-        init_blocks(&self.z)
-        boot(&self.z, pages - cma_pages, True)
-        fold(&self.z, 0, False)
+        start(&self.z, pages, cma_pages, llc_pages)
         self.reset_counters()
 
-    cdef create(self, int64_t start_pfn, int64_t spanned, int cpus, policy, str name):
-        """Map and lay out an empty zone."""
+    cdef create(self, int64_t start_pfn, int64_t spanned, int cpus, policy, str name, memory):
+        """Lay out an empty zone, in memory of its own or in what is given, all zero."""
         cdef ZoneState s
         cdef ZoneState *state
         if not 1 <= cpus <= MAX_CPUS:
@@ -123,17 +104,22 @@ cdef class Zone:
             raise ConfigError(f"policy {policy!r}: expected a Policy or the name of a profile")
         set_policy(&s, policy, cpus)
         measure(&s, start_pfn, spanned, cpus)
-        self.memory = mmap.mmap(-1, s.size, flags=MAP_FLAGS)
-        PyObject_GetBuffer(self.memory, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        self.map(mmap.mmap(-1, s.size, flags=MAP_FLAGS) if memory is None else memory, s.size)
         state = <ZoneState *>self.view.buf
         state.policy = s.policy
         measure(state, start_pfn, spanned, cpus)
-        self.z.s = state
         attach(&self.z, state)
         self.z.run = run_unlocked
         self.policy = policy
         self.name = name
         empty_lists(&self.z)
+
+    cdef map(self, memory, uint64_t size):
+        PyObject_GetBuffer(memory, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        self.memory = memory
+        if <uint64_t>self.view.len < size:
+            raise ConfigError(f"memory of {self.view.len} bytes for a zone: expected {size}")
+        self.z.s = <ZoneState *>self.view.buf
 
     cdef int done(self) except -1:
         """An operation has ended: what was said about its trylocks is forgotten; a checked build checks."""
@@ -460,11 +446,21 @@ cdef class Zone:
     @classmethod
     def from_state(cls, state, policy="fixed"):
         cdef Zone self = cls.__new__(cls)
-        self.create(state["start_pfn"], state["spanned"], len(state["pcp"]), find_policy(policy), state["name"])
+        self.create(state["start_pfn"], state["spanned"], len(state["pcp"]), find_policy(policy), state["name"], None)
         load_zone(self, state)
         load_blocks(self, state["blocks"])
         load_pages(self, state)
         load_pcps(self, state["pcp"])
+        return self
+
+    @classmethod
+    def attached(cls, memory, policy, str name="Normal"):
+        cdef Zone self = cls.__new__(cls)
+        self.map(memory, sizeof(ZoneState))
+        need_state(self, policy)
+        attach(&self.z, self.z.s)
+        self.policy = policy
+        self.name = name
         return self
 
     def summary(self):
@@ -497,3 +493,4 @@ include "faces.pxi"
 include "suspended.pxi"
 include "contig.pxi"
 include "retrace_face.pxi"
+include "pool.pxi"

@@ -8,8 +8,9 @@
 from libc.stdint cimport uint32_t
 
 from .alloc cimport hand_out
-from .atomic cimport exchange32, likely, load16, load32, load8, relax, release32, unlikely
+from .atomic cimport likely, load16, load8, unlikely
 from .free cimport ask_drain, prepare, route
+from .lock cimport lock_spin, try_spin, unlock_spin
 from .op cimport (
     A_START, A_TRIED, F_NEXT, F_PREPARE, F_TRIED, LOCK_PCP, LOCK_ZONE, OP_PREPARED, TRY_PCP, TRY_ZONE, UNLOCK_PCP,
     UNLOCK_ZONE, Op,
@@ -30,47 +31,39 @@ cdef enum:
     GONE = -3                  # the target went off-line before its lock was had (P-44)
 
 
-cdef inline bint try_spin(uint32_t *lock) noexcept nogil:
-    return exchange32(lock, 1) == 0
-
-cdef inline void lock_spin(uint32_t *lock) noexcept nogil:
-    while exchange32(lock, 1):
-        while load32(lock):
-            relax()
-
 cdef inline bint try_told(Zone *z) noexcept nogil:
     cdef bint got = not z.fail & 1
     z.fail >>= 1
     return got
 
 cdef inline bint try_pcp(Zone *z, Pcp *p, const int driver) noexcept nogil:
-    return try_spin(&p.lock) if driver & SPIN else try_told(z)
+    return try_spin(z, &p.lock) if driver & SPIN else try_told(z)
 
-cdef inline void lock_pcp(Pcp *p, const int driver) noexcept nogil:
-    if driver & SPIN:
-        lock_spin(&p.lock)
+cdef inline bint lock_pcp(Zone *z, Pcp *p, const int driver) noexcept nogil:
+    return lock_spin(z, &p.lock) if driver & SPIN else True
 
 cdef inline void unlock_pcp(Pcp *p, const int driver) noexcept nogil:
     if driver & SPIN:
-        release32(&p.lock, 0)
+        unlock_spin(&p.lock)
 
-cdef inline void perform(Zone *z, Op *op, int action, const int driver) noexcept nogil:
+cdef inline bint perform(Zone *z, Op *op, int action, const int driver) noexcept nogil:
+    """False: a lock can never be had (lock.pxd), and the operation with it."""
     if not driver & SPIN:
         if action == TRY_PCP or action == TRY_ZONE:
             op.got = try_told(z)
-        return
-    if action == TRY_PCP:
-        op.got = try_spin(&z.pcp[op.target].lock)
+    elif action == TRY_PCP:
+        op.got = try_spin(z, &z.pcp[op.target].lock)
     elif action == LOCK_PCP:
-        lock_spin(&z.pcp[op.target].lock)
+        return lock_spin(z, &z.pcp[op.target].lock)
     elif action == UNLOCK_PCP:
-        release32(&z.pcp[op.target].lock, 0)
+        unlock_spin(&z.pcp[op.target].lock)
     elif action == TRY_ZONE:
-        op.got = try_spin(&z.s.lock)
+        op.got = try_spin(z, &z.s.lock)
     elif action == LOCK_ZONE:
-        lock_spin(&z.s.lock)
+        return lock_spin(z, &z.s.lock)
     elif action == UNLOCK_ZONE:
-        release32(&z.s.lock, 0)
+        unlock_spin(&z.s.lock)
+    return True
 
 
 # -- allocation and free, with the owner's hot path in front ------------------------------------------
@@ -156,7 +149,8 @@ cdef inline int free_to(
     cdef int n
     prepare(z, cpu, i, o)
     if wait:
-        lock_pcp(p, driver)
+        if unlikely(not lock_pcp(z, p, driver)):
+            return REFUSED
     elif unlikely(not try_pcp(z, p, driver)):
         return REFUSED
     if target != cpu and unlikely(not p.online):

@@ -1,15 +1,18 @@
 # Laying out the memory of a zone, and filling it: fresh (B-97) or with chunks that are told.
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from .buddy cimport account, insert, merge_free
 from .page cimport (
-    BLOCK_HEADS, CMA, CPU_HEADS, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, OWNED_HEADS, PB, PB_PAGES, STRADDLES,
-    Block, Counts, Outbox, Page, Pcp, Remote, Zone, ZoneState, block_of, first_block, index_of, largest_aligned,
-    set_block_type,
+    BLOCK_HEADS, CMA, CPU_HEADS, FREE_HIGH_BATCH, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, OWNED_HEADS, PB,
+    PB_PAGES, STRADDLES, Block, Counts, Outbox, Page, Pcp, Remote, Zone, ZoneState, block_of, first_block, index_of,
+    largest_aligned, set_block_type,
 )
+from .sizing cimport auto_watermarks, resize
 
 
+@cython.cdivision(True)
 cdef inline uint64_t align(uint64_t n, uint64_t to) noexcept nogil:
     return (n + to - 1) // to * to
 
@@ -36,6 +39,8 @@ cdef inline void attach(Zone *z, void *memory) noexcept nogil:
     """Find the parts of a zone whose state begins at `memory`."""
     cdef char *p = <char *>memory
     z.s = <ZoneState *>p
+    z.me = 1
+    z.fd = -1
     p += align(sizeof(ZoneState), 64)
     z.pcp = <Pcp *>p
     p += align(sizeof(Pcp), 64) * z.s.cpus
@@ -77,7 +82,7 @@ cdef inline void init_blocks(Zone *z) noexcept nogil:
             z.block[n].flags = STRADDLES
         pfn += PB_PAGES
 
-cdef inline void boot(Zone *z, int64_t pages, bint cma) noexcept nogil:
+cdef inline void boot(Zone *z, int64_t pages) noexcept nogil:
     """B-97: fresh memory to the tails, ascending, in the largest aligned pieces; CMA areas block by block."""
     cdef int64_t pfn = z.s.start_pfn
     cdef int64_t end = pfn + pages
@@ -93,6 +98,28 @@ cdef inline void boot(Zone *z, int64_t pages, bint cma) noexcept nogil:
         merge_free(z, 0, index_of(z, pfn), PB, CMA, True)
         z.s.cma_pages += PB_PAGES
         pfn += PB_PAGES
+
+cdef inline void start(Zone *z, int64_t pages, int64_t cma_pages, int64_t llc_pages) noexcept nogil:
+    """A fresh zone: all CPUs on-line, all memory free. Limits that are not given (auto_*) follow the formulas."""
+    cdef Pcp *p
+    cdef int c
+    z.s.managed = pages
+    z.s.boost_factor = 15000
+    if z.s.auto_watermark:
+        auto_watermarks(z)
+    for c in range(z.s.cpus):
+        z.pcp[c].online = True
+    resize(z)
+    for c in range(z.s.cpus):
+        p = &z.pcp[c]
+        p.high_min = z.s.pageset[0]
+        p.high_max = z.s.pageset[1]
+        p.batch = z.s.pageset[2]
+        if llc_pages > 3 * p.batch:        # B-14
+            p.flags = FREE_HIGH_BATCH
+    init_blocks(z)
+    boot(z, pages - cma_pages)
+    fold(z, 0, False)
 
 cdef inline void fold(Zone *z, int cpu, bint alive) noexcept nogil:
     """B-17, B-101: a CPU's deltas into the global counters. A CPU that lives on notes it (B-103)."""

@@ -90,7 +90,7 @@ cdef bint begin_memory(Sim *s, int cpu, Context *x, Instruction *i) noexcept nog
     cdef NodeRef *node = &s.node[s.cpu[cpu].node]
     cdef Zone *z = node.zones[node.nr - 1]
     cdef int zone = zone_number(s, s.cpu[cpu].node, node.nr - 1)
-    cdef int64_t first = -(-z.s.start_pfn // PB_PAGES) + i.a
+    cdef int64_t first = (z.s.start_pfn + PB_PAGES - 1) // PB_PAGES + i.a
     cdef idx start = index_of(z, first << PB)
     cdef idx end = start + (i.b << PB)
     cdef int what

@@ -289,6 +289,8 @@ cdef struct ZoneState:
     uint8_t auto_threshold
     uint8_t auto_watermark
     uint8_t pcp_disabled       # B-106: memory goes off-line
+    uint32_t broken            # who died with a lock in its hands (lock.pxd); 0: nobody
+    int64_t tick_ns            # pool: when the next tick is due
     Policy policy
 
 cdef struct Event:             # 24 bytes
@@ -326,6 +328,8 @@ cdef struct Told:              # what a replay knows of one zone-lock section be
 
 cdef struct Zone:              # where the parts of a zone are mapped in this process
     void (*run)(Zone *z, void *op) noexcept nogil    # the driver: carries an operation to its end
+    uint32_t me                # SPIN: what this process writes into locks it holds; not 0
+    int fd                     # of a shared pool, where the processes' bytes are (lock.pxd); -1
     ZoneState *s
     Pcp *pcp
     Remote *remote

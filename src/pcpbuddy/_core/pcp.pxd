@@ -2,6 +2,7 @@
 # mainline (baseline sections 1.8, 6, 10 and 12; rfc.md section 4). The PCP lock of the
 # target is held throughout; functions that also need the zone lock say so.
 
+cimport cython
 from libc.stdint cimport uint32_t
 
 from .atomic cimport likely, load16
@@ -117,6 +118,7 @@ cdef inline int refill_size(Zone *z, Pcp *p, int o, int *raised) noexcept nogil:
         b = max(b >> o, 2)
     return b
 
+@cython.cdivision(True)
 cdef inline void grow_high(Zone *z, Pcp *p, int pages, int raised) noexcept nogil:
     """P-70 by pages: what the refill put into the PCP beyond what B-64 raised high for raises it too."""
     if z.s.policy.high_growth == GROWTH_PAGES and raised >= 0 and may_grow(z, p):

@@ -1,5 +1,6 @@
 # How large the PCPs, counter thresholds and watermarks of a zone are (baseline 1.9 to 1.11).
 
+cimport cython
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 
@@ -20,6 +21,7 @@ cdef inline int pcp_batch(int64_t managed) noexcept nogil:
         return 1
     return (1 << (bit_length(b + b // 2) - 1)) - 1
 
+@cython.cdivision(True)
 cdef inline int64_t pcp_high(int64_t managed, int64_t low, int fraction, int cpus, int batch) noexcept nogil:
     """B-13 highsize."""
     return max((managed // fraction if fraction else low) // max(cpus, 1), <int64_t>4 * batch)
@@ -41,6 +43,7 @@ cdef inline int64_t thp_min_free_kbytes(int64_t lowmem_pages, int zones) noexcep
     """B-20: what transparent huge pages ask for."""
     return 4 * min(<int64_t>PB_PAGES * zones * (2 + 9), lowmem_pages * 5 // 100)
 
+@cython.cdivision(True)
 cdef inline void zone_watermarks(int64_t *mark, int64_t managed, int64_t lowmem, int64_t kbytes) noexcept nogil:
     """B-20 for a zone that is neither highmem nor Movable, scale factor 10."""
     cdef int64_t delta

@@ -4,32 +4,9 @@ from .ownership cimport own_link_after
 from .pcp cimport pcp_put
 from .remote cimport nr_outboxes, outboxes
 
-cdef dict SWITCH_VALUES = {switch.name: switch.values for switch in SWITCHES}
-
-
-cdef int code(policy, str name) except -1:
-    return SWITCH_VALUES[name].index(getattr(policy, name))
-
 cdef set_policy(ZoneState *s, policy, int cpus):
-    """Switches as small numbers: positions in config.SWITCHES, or the number that they are."""
-    p = {name: code(policy, name) for name in SWITCH_VALUES if isinstance(getattr(policy, name), str)}
-    s.policy = Policy(
-        remote=p["remote"], mark=p["mark"], pcp_lists=policy.pcp_lists, phase0_cap=p["phase0_cap"],
-        take_prefer=p["take_prefer"], refill_hold=p["refill_hold"], drain_by=p["drain_by"], pressure=p["pressure"],
-        cma=p["cma"], gate=p["gate"], phase0=p["phase0"], phase2=p["phase2"], phase1_source=p["phase1_source"],
-        phase2_max=policy.phase2_max, phase3=p["phase3"], merge=p["merge"], drain=p["drain"],
-        drain_overshoot=p["drain_overshoot"], owned_order=p["owned_order"], owned_lists=p["owned_lists"],
-        retype=p["retype"], adopt=p["adopt"], adopt_min_order=policy.adopt_min_order, high_growth=p["high_growth"],
-        local_split=p["local_split"], batch_sort=p["batch_sort"], owns=policy.owns,
-        pcp_orders=0x3ff if policy.pcp_orders == "all" else 0x20f,
-        remote_bound={"high_max": 0, "inf": INT32_MAX}.get(policy.remote_bound, policy.remote_bound),
-        handover_batch=policy.handover_batch,
-        handover_targets=min(policy.handover_targets, cpus) if policy.remote == "handover" else 0,
-        plain=(
-            policy.remote not in ("llist", "handover") and policy.mark == "owned" and policy.merge != "free"
-            and policy.take_prefer == "none" and policy.drain_by == "freer"
-        ),
-    )
+    numbers = policy.numbers()
+    s.policy = {**numbers, "handover_targets": min(numbers["handover_targets"], cpus)}
 
 
 # -- in ------------------------------------------------------------------------------------------------

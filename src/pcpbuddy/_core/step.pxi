@@ -28,9 +28,12 @@ cdef void run_unlocked(CZone *z, void *opaque) noexcept nogil:
         action = step(z, op)
 
 cdef void run_spinning(CZone *z, void *opaque) noexcept nogil:
-    """Real threads, real spin locks."""
+    """Real threads, real spin locks. A broken zone ends the operation where it stands, what it had with it."""
     cdef Op *op = <Op *>opaque
     cdef int action = step(z, op)
     while action != DONE:
-        perform(z, op, action, SPIN)
+        if not perform(z, op, action, SPIN):
+            op.page = 0
+            op.k = 0
+            return
         action = step(z, op)
