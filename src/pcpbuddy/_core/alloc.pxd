@@ -1,6 +1,7 @@
 # Allocation: through the PCP with a refill if need be, past it, and in bulk (B-60 to B-66,
 # B-93, P-31). Step functions: see op.pxd.
 
+from .atomic cimport bump, clear_bits, load32, load8
 from .events cimport E_ALLOC, emit
 from .fallback cimport reserve, reserve_has_room, zone_alloc
 from .op cimport (
@@ -21,18 +22,18 @@ from .remote cimport absorb
 
 cdef inline void count_alloc(Zone *z, int cpu, idx i, int o, int T) noexcept nogil:
     cdef Counts *counts = &z.counts[cpu]
-    counts.allocs += 1
-    counts.pages_allocated += 1 << o
+    bump(&counts.allocs, 1)
+    bump(&counts.pages_allocated, 1 << o)
     if T == MOVABLE:
-        counts.movable_pages += 1 << o
+        bump(&counts.movable_pages, 1 << o)
     if z.s.cma_pages:
         count_cma(z, counts, i, o, T)
 
 cdef inline void count_cma(Zone *z, Counts *counts, idx i, int o, int T) noexcept nogil:
-    if block_of(z, i).type == CMA:
-        counts.cma_pages += 1 << o
+    if load8(&block_of(z, i).type) == CMA:
+        bump(&counts.cma_pages, 1 << o)
         if T == MOVABLE:
-            counts.movable_cma_pages += 1 << o
+            bump(&counts.movable_cma_pages, 1 << o)
 
 cdef inline void hand_out(Zone *z, int cpu, idx i, int o, int T, int aflags) noexcept nogil:
     """After the locks: B-60 step 3, and the tracepoint as the very last (17.1)."""
@@ -42,14 +43,14 @@ cdef inline void hand_out(Zone *z, int cpu, idx i, int o, int T, int aflags) noe
 
 cdef inline void wake_kswapd(Zone *z, int aflags) noexcept nogil:
     """B-60 step 3, whether a page was obtained or not."""
-    if aflags & KSWAPD and z.s.flags & BOOSTED_WATERMARK:
-        z.s.flags &= ~BOOSTED_WATERMARK
+    if aflags & KSWAPD and load32(&z.s.flags) & BOOSTED_WATERMARK:
+        clear_bits(&z.s.flags, BOOSTED_WATERMARK)
 
 cdef inline int served(Zone *z, Op *op) noexcept nogil:
     if op.flags & OP_BARE:
         op.aflags &= ~KSWAPD
     if op.page:
-        z.counts[op.cpu].allocs_locked += op.locked
+        bump(&z.counts[op.cpu].allocs_locked, op.locked)
         hand_out(z, op.cpu, op.page, op.order, op.type, op.aflags)
     else:
         wake_kswapd(z, op.aflags)
@@ -57,7 +58,7 @@ cdef inline int served(Zone *z, Op *op) noexcept nogil:
 
 cdef inline void not_served(Zone *z, int cpu, int o, int T) noexcept nogil:
     """The request as a whole failed, whichever zones were tried."""
-    z.counts[cpu].allocs_failed += 1
+    bump(&z.counts[cpu].allocs_failed, 1)
     emit(z, E_ALLOC, cpu, 0, o, T)
 
 
@@ -69,8 +70,8 @@ cdef inline int after_phase(Zone *z, Op *op, int again, int over) noexcept nogil
     if op.aflags & NOLOCK and not op.got:  # the refill ends with what it has
         op.phase = NR_PHASES
         return -1
-    z.counts[op.cpu].holds[H_REFILL] += 1
-    z.counts[op.cpu].refills += not op.held
+    bump(&z.counts[op.cpu].holds[H_REFILL], 1)
+    bump(&z.counts[op.cpu].refills, not op.held)
     op.held = True
     while op.phase < NR_PHASES:
         run_phase(z, op)
@@ -135,7 +136,7 @@ cdef inline int alloc_step(Zone *z, Op *op) noexcept nogil:
     if op.at == A_DIRECT:
         op.at = A_DIRECTED
         if op.aflags & NOLOCK == 0 or op.got:
-            z.counts[op.cpu].holds[H_DIRECT_ALLOC] += 1
+            bump(&z.counts[op.cpu].holds[H_DIRECT_ALLOC], 1)
             op.page = zone_alloc(z, op.cpu, op.order, op.type, op.aflags)
             if op.page:
                 take_away(z, op.page, op.order, op.type)
@@ -147,7 +148,7 @@ cdef inline int alloc_step(Zone *z, Op *op) noexcept nogil:
             return LOCK_ZONE
     if op.at == A_RESERVE:
         op.at = A_SERVED
-        z.counts[op.cpu].holds[H_OTHER] += 1
+        bump(&z.counts[op.cpu].holds[H_OTHER], 1)
         reserve(z, op.cpu, op.page, op.order)
         return UNLOCK_ZONE
     return served(z, op)
@@ -182,7 +183,7 @@ cdef inline int bulk_alloc_step(Zone *z, Op *op) noexcept nogil:
         if not i:
             return start_refill(z, op, B_REFILL)
         count_alloc(z, op.cpu, i, 0, op.type)
-        z.counts[op.cpu].allocs_locked += op.locked
+        bump(&z.counts[op.cpu].allocs_locked, op.locked)
         op.locked = False
         op.pages[op.k] = i
         op.k += 1

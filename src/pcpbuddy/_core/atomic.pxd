@@ -3,7 +3,7 @@
 # Page words, block owners and types are read without the lock that guards their
 # writers (rfc.md P-100, P-102), so every access to them goes through here.
 
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 
 cdef extern from *:
@@ -27,6 +27,15 @@ cdef extern from *:
     #else
     #define pb_relax() __asm__ __volatile__("" ::: "memory")
     #endif
+    /* Add where there is one writer at a time, or where a lost update is no harm (two threads on one CPU's counter): never
+       torn, no bus lock. One instruction where the processor has one. */
+    #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    #define pb_bump(p, n) __asm__("add%z0 %1, %0" : "+m"(*(p)) : "er"((__typeof__(*(p)))(n)) : "cc")
+    #else
+    #define pb_bump(p, n) __atomic_store_n((p), __atomic_load_n((p), __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED)
+    #endif
+    #define pb_or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_RELAXED)
+    #define pb_clear(p, v) __atomic_fetch_and((p), ~(uint32_t)(v), __ATOMIC_RELAXED)
     #define pb_unlikely(x) __builtin_expect(!!(x), 0)
     #define pb_likely(x) __builtin_expect(!!(x), 1)
     """
@@ -42,6 +51,12 @@ cdef extern from *:
     int64_t add64 "pb_add"(int64_t *p, int64_t v) noexcept nogil
     int32_t loadi32 "pb_load"(int32_t *p) noexcept nogil
     int32_t addi32 "pb_add"(int32_t *p, int32_t v) noexcept nogil
+    void storei32 "pb_store"(int32_t *p, int32_t v) noexcept nogil
+    void bump "pb_bump"(uint64_t *p, int64_t n) noexcept nogil
+    void bumpi64 "pb_bump"(int64_t *p, int64_t n) noexcept nogil
+    void bumpi32 "pb_bump"(int32_t *p, int32_t n) noexcept nogil
+    void set_bits "pb_or"(uint32_t *p, uint32_t v) noexcept nogil
+    void clear_bits "pb_clear"(uint32_t *p, uint32_t v) noexcept nogil
     bint cas32 "pb_cas"(uint32_t *p, uint32_t *old, uint32_t v) noexcept nogil
     uint32_t exchange32 "pb_xchg"(uint32_t *p, uint32_t v) noexcept nogil
     bint take32 "pb_take"(uint32_t *p, uint32_t v) noexcept nogil

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, int8_t, uint32_t, uint8_t
 
-from .atomic cimport add64, load64
+from .atomic cimport add64, bump, bumpi64, load32, load64, store32, store8
 from .events cimport emit_zone_locked
 from .ownership cimport disown_chunk, link_fragment
 from .page cimport (
@@ -17,12 +17,13 @@ from .page cimport (
 
 cdef inline void stat_add(Zone *z, int cpu, int item, int d) noexcept nogil:
     """B-15: a signed delta per CPU, moved whole into the global value when it crosses the threshold."""
-    cdef int x = z.pcp[cpu].diff[item] + d
+    cdef int8_t *diff = &z.pcp[cpu].diff[item]
+    cdef int x = diff[0] + d
     cdef int t = z.s.stat_threshold
     if x > t or -x > t:
         add64(&z.s.stat[item], x)
         x = 0
-    z.pcp[cpu].diff[item] = <int8_t>x
+    store8(<uint8_t *>diff, <uint8_t>x)
 
 cdef inline int64_t visible(Zone *z, int item) noexcept nogil:
     """The global part of a counter, clamped at 0 (1.10)."""
@@ -67,8 +68,8 @@ cdef inline void zone_link(Zone *z, idx i, int o, int T, bint tail) noexcept nog
         z.block[n].next = z.block[prev].next
         z.block[n].prev = prev
         z.block[z.block[prev].next].prev = n
-        z.block[prev].next = n
-        z.block[n].order = <uint8_t>o
+        store32(&z.block[prev].next, n)
+        store8(&z.block[n].order, <uint8_t>o)
 
 cdef inline void zone_unlink(Zone *z, idx i, int o) noexcept nogil:
     cdef Block *b
@@ -80,27 +81,27 @@ cdef inline void zone_unlink(Zone *z, idx i, int o) noexcept nogil:
         touch_block(z, block_number(z, i))
         touch_block(z, b.prev)
         touch_block(z, b.next)
-        z.block[b.prev].next = b.next
+        store32(&z.block[b.prev].next, b.next)
         z.block[b.next].prev = b.prev
         b.next = 0
         b.prev = 0
-        b.order = 0
+        store8(&b.order, 0)
 
 cdef inline void insert(Zone *z, int cpu, idx i, int o, int T, bint tail) noexcept nogil:
     """B-30. Does not touch NR_FREE_PAGES: callers account."""
     zone_link(z, i, o, T, tail)
-    z.s.nr_free[o] += 1
+    bumpi64(&z.s.nr_free[o], 1)
     z.s.zone_pages += 1 << o
-    z.counts[cpu].list_ops += 1
+    bump(&z.counts[cpu].list_ops, 1)
     if o >= PB and T != ISOLATE:
         stat_add(z, cpu, NR_FREE_BLOCKS, 1 << o)
 
 cdef inline void remove(Zone *z, int cpu, idx i, int o, int T) noexcept nogil:
     """B-31."""
     zone_unlink(z, i, o)
-    z.s.nr_free[o] -= 1
+    bumpi64(&z.s.nr_free[o], -1)
     z.s.zone_pages -= 1 << o
-    z.counts[cpu].list_ops += 1
+    bump(&z.counts[cpu].list_ops, 1)
     if o >= PB and T != ISOLATE:
         stat_add(z, cpu, NR_FREE_BLOCKS, -(1 << o))
 
@@ -108,22 +109,22 @@ cdef inline void move(Zone *z, int cpu, idx i, int o, int T1, int T2) noexcept n
     """B-32: to the tail of the other type's list."""
     zone_unlink(z, i, o)
     zone_link(z, i, o, T2, True)
-    z.counts[cpu].moves += 1
+    bump(&z.counts[cpu].moves, 1)
     account(z, cpu, -(1 << o), T1)
     account(z, cpu, 1 << o, T2)
     if o >= PB and (T1 == ISOLATE) != (T2 == ISOLATE):
         stat_add(z, cpu, NR_FREE_BLOCKS, (1 << o) if T1 == ISOLATE else -(1 << o))
 
 cdef inline idx first(Zone *z, int o, int T) noexcept nogil:
-    """B-33: the head of F[o][T], or 0."""
+    """B-33: the head of F[o][T], or 0. Watermarks ask without the zone lock whether there is any."""
     cdef uint32_t head
     cdef uint32_t n
     if o < PB:
         head = zone_head(o, T)
-        n = z.page[head].next
+        n = load32(&z.page[head].next)
         return n if n != head else 0
     head = block_head(o, T)
-    n = z.block[head].next
+    n = load32(&z.block[head].next)
     return block_page(z, n) if n != head else 0
 
 cdef inline void rotate(Zone *z, idx i, int o, int T) noexcept nogil:
@@ -150,7 +151,7 @@ cdef inline int expand(Zone *z, int cpu, idx i, int low, int high, int T) noexce
     while high > low:
         high -= 1
         insert(z, cpu, i + (1u << high), high, T, False)
-        z.counts[cpu].zone_splits += 1
+        bump(&z.counts[cpu].zone_splits, 1)
     return added
 
 cdef inline void take(Zone *z, int cpu, idx i, int have, int want, int T) noexcept nogil:
@@ -158,7 +159,7 @@ cdef inline void take(Zone *z, int cpu, idx i, int have, int want, int T) noexce
     remove(z, cpu, i, have, T)
     expand(z, cpu, i, want, have, T)
     account(z, cpu, -(1 << want), T)
-    z.counts[cpu].pages_moved += 1 << want
+    bump(&z.counts[cpu].pages_moved, 1 << want)
 
 cdef inline idx smallest(Zone *z, int cpu, int o, int T) noexcept nogil:
     """B-41: the first chunk of the smallest sufficient order of that type."""
@@ -187,7 +188,7 @@ cdef inline void merge_free(Zone *z, int cpu, idx i, int o, int T, bint to_tail)
     cdef int Tb
     cdef int k
     account(z, cpu, 1 << o, T)
-    z.counts[cpu].pages_moved += 1 << o
+    bump(&z.counts[cpu].pages_moved, 1 << o)
     while o < MAX_ORDER:
         b = i ^ (1u << o)
         if not is_free_chunk(z, b, o):
@@ -203,7 +204,7 @@ cdef inline void merge_free(Zone *z, int cpu, idx i, int o, int T, bint to_tail)
                 set_block_type(block_of(z, b + k * PB_PAGES), T)
         i &= b
         o += 1
-        z.counts[cpu].zone_merges += 1
+        bump(&z.counts[cpu].zone_merges, 1)
     if o >= PB:
         disown_chunk(z, i, o)              # T5: before the chunk is anyone's to take
         insert(z, cpu, i, o, T, to_tail)

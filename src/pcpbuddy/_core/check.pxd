@@ -3,6 +3,7 @@
 # `seen` has a byte per page of the zone: which list or owner claimed it. The first
 # violation ends the check and is described in a Fault; sentences are made outside.
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint8_t
 
 from .buddy cimport is_free_chunk
@@ -136,6 +137,7 @@ cdef inline bint check_chain(Zone *z, uint8_t *seen, Fault *f, idx i, int64_t *p
         i = z.page[i].next
     return True
 
+@cython.cdivision(True)
 cdef inline bint check_remote(Zone *z, uint8_t *seen, Fault *f) noexcept nogil:
     """I-7, and I-18 for remote lists and outboxes."""
     cdef int64_t pages

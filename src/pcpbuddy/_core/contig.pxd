@@ -6,6 +6,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint8_t
 
+from .atomic cimport bump, load8
 from .call cimport Call
 from .cma cimport clear_run, set_claimed
 from .isolation cimport BUSY_PINNED, NO_RUN, NO_TARGET, OBTAINED
@@ -185,7 +186,7 @@ cdef inline int scan_next(Contig *g) noexcept nogil:
     while g.i < g.cluster_end:
         i = g.i
         word = word_of(g.zone, i)
-        g.i += max(1u << word_order(word), 1u << block_of(g.zone, i).order if not i & (PB_PAGES - 1) else 0)
+        g.i += max(1u << word_order(word), 1u << load8(&block_of(g.zone, i).order) if not i & (PB_PAGES - 1) else 0)
         if (word & STATE_MASK) == ALLOC and word & MOVABLE_BIT:
             g.old = i
             g.word = word
@@ -227,12 +228,12 @@ cdef inline int moved_on(Contig *g) noexcept nogil:
     cdef int asked
     if g.moved & MOVED:
         g.migrated += 1 << word_order(g.word)
-        g.zone.counts[g.cpu].pages_migrated += 1 << word_order(g.word)
+        bump(&g.zone.counts[g.cpu].pages_migrated, 1 << word_order(g.word))
         asked = free_and_on(g, g.zone, g.old)
     else:
         g.refused += 1
         g.refusals += 1
-        g.zone.counts[g.cpu].migrations_refused += 1
+        bump(&g.zone.counts[g.cpu].migrations_refused, 1)
         asked = free_and_on(g, g.to, g.target)
     if g.moved & GIVE_UP:
         refuse(g, BUSY_PINNED, g.old)
@@ -324,7 +325,7 @@ cdef inline int drain_next(Contig *g) noexcept nogil:
 
 cdef inline int range_over(Contig *g) noexcept nogil:
     """G_RANGED: CT-8; a CMA allocation goes on where its range was busy (CT-9)."""
-    g.zone.counts[g.cpu].contig[g.reason] += 1
+    bump(&g.zone.counts[g.cpu].contig[g.reason], 1)
     g.at = G_END
     if g.area and not g.reason:
         set_claimed(g.zone, g.start, g.count, True)
@@ -335,7 +336,7 @@ cdef inline int range_over(Contig *g) noexcept nogil:
             managed_changed(g.zone, -<int64_t>(g.end - g.start))
         enable_pcps(g.zone)
     elif not g.reason:
-        g.zone.counts[g.cpu].contig_pages += g.end - g.start
+        bump(&g.zone.counts[g.cpu].contig_pages, g.end - g.start)
         g.page = g.start
     return G_RANGE
 
@@ -349,7 +350,7 @@ cdef inline void search(Contig *g) noexcept nogil:
         g.at = G_END
         if not g.reason:
             g.reason = NO_RUN
-            g.zone.counts[g.cpu].contig[NO_RUN] += 1
+            bump(&g.zone.counts[g.cpu].contig[NO_RUN], 1)
 
 
 # -- memory on-line (CT-12) -----------------------------------------------------------------------------------------

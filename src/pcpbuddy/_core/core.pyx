@@ -7,6 +7,7 @@
 
 import mmap
 
+from .atomic cimport bump
 from ..config import SWITCHES, Policy as PolicyConfig, policy as find_policy
 from ..errors import BadFree, ConfigError, Corruption, CpuOffline, OutOfPages, UsageError
 from ..names import DISOWN_REASONS, EVENT_NAMES, MAX_CPUS, MIGRATETYPE_NAMES
@@ -247,7 +248,7 @@ cdef class Zone:
         begin(&op, F_PREPARING, False, cpu)
         op.flags = OP_BATCH | OP_PREPARED | (OP_TAIL if to_tail else 0)
         op.page = i
-        self.z.counts[cpu].pages_freed += 1 << word_order(word_of(&self.z, i))
+        bump(&self.z.counts[cpu].pages_freed, 1 << word_order(word_of(&self.z, i)))
         emit(&self.z, E_FREE, cpu, i, word_order(word_of(&self.z, i)), 0)
         self.z.run(&self.z, &op)
         self.done()

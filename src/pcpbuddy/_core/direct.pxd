@@ -1,5 +1,6 @@
 # Frees past the per-CPU lists (B-90, B-92). The zone lock is held, but where it says so.
 
+from .atomic cimport bump
 from .buddy cimport split_free
 from .op cimport OP_NOLOCK, OP_TAIL, Op
 from .page cimport DEFERRED, H_DIRECT_FREE, ORDER_SHIFT, Zone, idx, set_word, word_of, word_order
@@ -14,7 +15,7 @@ cdef inline void free_one(Zone *z, Op *op, idx i) noexcept nogil:
 cdef inline void direct_free(Zone *z, Op *op, idx i) noexcept nogil:
     """B-90 (zone lock): first the deferred stack, then the page."""
     cdef idx d
-    z.counts[op.cpu].holds[H_DIRECT_FREE] += 1
+    bump(&z.counts[op.cpu].holds[H_DIRECT_FREE], 1)
     while z.s.deferred and not op.flags & OP_NOLOCK:
         d = z.s.deferred
         z.s.deferred = z.page[d].next

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint32_t
 
+from .atomic cimport bump, loadi32
 from .direct cimport direct_free
 from .fallback cimport unreserve
 from .isolation cimport capture, forget_block, isolate_block, test_isolated, unisolate_block
@@ -27,7 +28,7 @@ cdef inline int drain_start(Zone *z, int o, int T) noexcept nogil:
 cdef inline void drain_hold(Zone *z, Op *op, int most) noexcept nogil:
     """What one zone-lock hold drains from target's PCP: B-85 of at most `most` pages, or P-60."""
     cdef int chunk
-    z.counts[op.cpu].holds[H_DRAIN] += 1
+    bump(&z.counts[op.cpu].holds[H_DRAIN], 1)
     if z.s.policy.drain == DRAIN_INDEX:
         chunk = min(op.n, most)
         bulk_free(z, op.cpu, op.target, chunk, op.start)
@@ -79,7 +80,7 @@ cdef inline int settled(Zone *z, Op *op) noexcept nogil:
     if op.dead:
         drain_round(op, op.dead - 1)
         op.dead = 0
-    elif op.flags & OP_ALL and (z.pcp[op.target].count > 0 or has_remote(z, op.target)):
+    elif op.flags & OP_ALL and (loadi32(&z.pcp[op.target].count) > 0 or has_remote(z, op.target)):
         drain_round(op, op.target)
     else:
         op.flags &= ~OP_ALL
@@ -150,7 +151,7 @@ cdef inline int zone_step(Zone *z, Op *op) noexcept nogil:
         return LOCK_ZONE
     if op.at == Z_LOCKED:
         op.at = AT_END
-        z.counts[op.cpu].holds[H_OTHER] += 1
+        bump(&z.counts[op.cpu].holds[H_OTHER], 1)
         if op.section == Z_ISOLATE:
             op.result = isolate_block(z, op.cpu, &op.page, op.flags & OP_FOR_CMA, op.flags & OP_CHECK)
         elif op.section == Z_UNISOLATE:

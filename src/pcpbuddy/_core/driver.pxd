@@ -8,7 +8,7 @@
 from libc.stdint cimport uint32_t
 
 from .alloc cimport hand_out
-from .atomic cimport likely, load16, load8, unlikely
+from .atomic cimport bump, bumpi32, likely, load16, load8, unlikely
 from .free cimport ask_drain, prepare, route
 from .lock cimport lock_spin, try_spin, unlock_spin
 from .op cimport (
@@ -105,14 +105,16 @@ cdef inline idx alloc_local(
     cdef idx head = cpu_head(cpu, list_index(z, o, T))
     cdef idx i
     got[0] = try_pcp(z, p, driver)
+    if unlikely(not got[0]):
+        return 0
     i = z.page[head].next
-    if unlikely(not got[0] or i == head):
+    if unlikely(i == head):
         return 0
     if not driver & PLAIN and (has_remote(z, cpu) or z.s.policy.take_prefer == PREFER_UNMARKED):
         return 0
     p.free_count >>= 1
     list_del(z, i)
-    p.count -= 1 << o
+    bumpi32(&p.count, -(1 << o))
     take_away(z, i, o, T)
     unlock_pcp(p, driver)
     hand_out(z, cpu, i, o, T, aflags)
@@ -165,9 +167,9 @@ cdef inline int free_to(
         target != cpu and z.s.policy.drain_by == DRAIN_BY_OWNER, driver & PLAIN,
     )
     if target == cpu:
-        z.counts[cpu].frees_local += 1
+        bump(&z.counts[cpu].frees_local, 1)
     else:
-        z.counts[cpu].frees_remote += 1
+        bump(&z.counts[cpu].frees_remote, 1)
     if likely(n == 0):
         unlock_pcp(p, driver)
     return n

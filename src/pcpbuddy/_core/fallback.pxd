@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from .atomic cimport unlikely
+from .atomic cimport bump, set_bits, unlikely
 from .buddy cimport (
     account, expand, first, is_free_chunk, move_block, remove, rotate, smallest, take, visible,
 )
@@ -47,7 +47,7 @@ cdef inline void boost_watermark(Zone *z, int aflags) noexcept nogil:
         return
     z.s.watermark_boost = min(z.s.watermark_boost + PB_PAGES, max(<int64_t>PB_PAGES, limit))
     if aflags & KSWAPD:
-        z.s.flags |= BOOSTED_WATERMARK
+        set_bits(&z.s.flags, BOOSTED_WATERMARK)
 
 cdef inline bint convertible(Zone *z, idx i, int T, int Tf) noexcept nogil:
     """B-46: is half of the block free, or of a kind that suits the new type?"""
@@ -90,7 +90,7 @@ cdef inline idx try_claim(Zone *z, int cpu, idx i, int have, int o, int T, int T
         for k in range(1 << (have - PB)):
             set_block_type(block_of(z, i + k * PB_PAGES), T)
         account(z, cpu, expand(z, cpu, i, o, have, T), T)
-        z.counts[cpu].pages_moved += 1 << o
+        bump(&z.counts[cpu].pages_moved, 1 << o)
         return i
     boost_watermark(z, aflags)
     if block_of(z, i).flags & STRADDLES or not claimed(z, i, have, T, Tf):

@@ -1,7 +1,7 @@
 # Frees: to the owner of the page's block, to the own PCP, or past the PCPs (B-80 to B-82,
 # B-90 to B-92, P-40 to P-47). Step functions: see op.pxd.
 
-from .atomic cimport load16
+from .atomic cimport bump, load16
 from .direct cimport defer, direct_free
 from .drain cimport drain_hold, drain_start
 from .events cimport E_FREE, E_FREE_BATCHED, E_REMOTE_FAIL, emit, emit_other
@@ -11,8 +11,8 @@ from .op cimport (
     TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Op, settle_then, unsettled,
 )
 from .page cimport (
-    DRAIN_BY_OWNER, ISOLATE, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL,
-    UNMOVABLE, Pcp, Zone, block_of, block_type, idx, word_of, word_order,
+    DRAIN_BY_OWNER, ISOLATE, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL, UNMOVABLE, Pcp, Zone,
+    block_of, block_type, high_of, idx, set_high, word_of, word_order,
 )
 from .pcp cimport clamp, commit, list_type, mark_for, over_limit, pcp_order
 from .pcpblock cimport merge_before, merges_late, wants_pass
@@ -47,7 +47,7 @@ cdef inline int lock_target(Zone *z, Op *op) noexcept nogil:
 
 cdef inline void prepare(Zone *z, int cpu, idx i, int o) noexcept nogil:
     """17.2: mm_page_free comes before any list operation."""
-    z.counts[cpu].pages_freed += 1 << o
+    bump(&z.counts[cpu].pages_freed, 1 << o)
     emit(z, E_FREE, cpu, i, o, 0)
 
 cdef inline int sort_key(Zone *z, Op *op, idx i) noexcept nogil:
@@ -76,9 +76,9 @@ cdef inline void count_freed(Zone *z, Op *op, idx i) noexcept nogil:
     if op.flags & OP_BATCH:
         emit(z, E_FREE_BATCHED, op.cpu, i, 0, 0)
     if op.to == op.cpu:
-        z.counts[op.cpu].frees_local += 1
+        bump(&z.counts[op.cpu].frees_local, 1)
     else:
-        z.counts[op.cpu].frees_remote += 1
+        bump(&z.counts[op.cpu].frees_remote, 1)
     op.k += 1
     op.at = F_NEXT
 
@@ -178,7 +178,7 @@ cdef inline int visited(Zone *z, Op *op) noexcept nogil:
     if not op.got or not p.online:         # gone: whoever takes it off-line has drained it, or will
         return GO_ON
     absorb(z, op)
-    p.high = clamp(p.high, p.high_min, p.high_max)
+    set_high(p, clamp(high_of(p), p.high_min, p.high_max))
     n = over_limit(z, p, False)
     if n:
         ask_drain(z, op, n, 0, UNMOVABLE)
@@ -232,7 +232,7 @@ cdef inline void not_locked(Zone *z, Op *op) noexcept nogil:
     op.at = F_DIRECT
     if op.to != op.target:                 # the own lock was for an outbox only: the bound keeps the page off
         return
-    z.counts[op.cpu].frees_failed_trylock += 1
+    bump(&z.counts[op.cpu].frees_failed_trylock, 1)
     if op.to != op.cpu:
         emit_other(z, E_REMOTE_FAIL, op.cpu, op.pages[op.k], op.to)
 
@@ -289,7 +289,7 @@ cdef inline int zone_tried(Zone *z, Op *op) noexcept nogil:
     """F_DIRECTING."""
     op.at = F_NEXT
     op.k += 1
-    z.counts[op.cpu].frees_direct += 1
+    bump(&z.counts[op.cpu].frees_direct, 1)
     if op.flags & OP_NOLOCK and not op.got:
         defer(z, op, op.pages[op.k - 1])
         return GO_ON
@@ -302,7 +302,7 @@ cdef inline int free_step(Zone *z, Op *op) noexcept nogil:
         if op.at == F_PREPARE:
             action = free_prepare(z, op)
         elif op.at == F_PREPARING:
-            z.counts[op.cpu].frees_direct += 1
+            bump(&z.counts[op.cpu].frees_direct, 1)
             direct_free(z, op, op.page)
             op.at = F_PREPARE
             return UNLOCK_ZONE

@@ -1,8 +1,9 @@
 # Laying out the memory of a zone, and filling it: fresh (B-97) or with chunks that are told.
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, int8_t, uint32_t, uint64_t, uint8_t
 
+from .atomic cimport add64, load8, store8
 from .buddy cimport account, insert, merge_free
 from .page cimport (
     BLOCK_HEADS, CMA, CPU_HEADS, FREE_HIGH_BATCH, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, OWNED_HEADS, PB,
@@ -125,10 +126,12 @@ cdef inline void fold(Zone *z, int cpu, bint alive) noexcept nogil:
     """B-17, B-101: a CPU's deltas into the global counters. A CPU that lives on notes it (B-103)."""
     cdef int item
     cdef bint any = False
+    cdef uint8_t *diff
     for item in range(3):
-        if z.pcp[cpu].diff[item]:
+        diff = <uint8_t *>&z.pcp[cpu].diff[item]
+        if load8(diff):
             any = True
-            z.s.stat[item] += z.pcp[cpu].diff[item]
-            z.pcp[cpu].diff[item] = 0
+            add64(&z.s.stat[item], <int8_t>load8(diff))
+            store8(diff, 0)
     if any and alive:
         z.pcp[cpu].expire = 3

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint32_t, uint8_t
 
-from .atomic cimport store8
+from .atomic cimport bump, store8
 from .buddy cimport account, is_free_chunk, merge_free, move_block, remove, split_free
 from .ownership cimport BY_ISOLATE, disown, retype
 from .page cimport (
@@ -175,7 +175,7 @@ cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
     cdef idx p = i & ~(<idx>PB_PAGES - 1)
     remove(z, cpu, i, o, T)
     account(z, cpu, -(1 << o), T)
-    z.counts[cpu].pages_moved += 1 << o
+    bump(&z.counts[cpu].pages_moved, 1 << o)
     set_word(z, i, ALLOC | o << ORDER_SHIFT | MOVABLE << TYPE_SHIFT)
     while o >= PB - 1 and p < i + (1u << o):
         T = block_type(z, p)

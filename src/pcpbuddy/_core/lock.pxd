@@ -19,6 +19,17 @@ cdef extern from *:
     #ifndef F_OFD_GETLK
     #define F_OFD_GETLK 36
     #endif
+    #ifdef PCPBUDDY_CHAOS  /* a build for tests: who takes or drops a lock may be preempted there */
+    #include <stdint.h>
+    static __thread uint64_t pb_chaos_state;
+    static __attribute__((noinline, unused)) void pb_chaos(void) {
+        pb_chaos_state = pb_chaos_state * 6364136223846793005u + 1442695040888963407u + (uintptr_t)&pb_chaos_state;
+        if ((pb_chaos_state >> 60) == 0)
+            sched_yield();
+    }
+    #else
+    #define pb_chaos() ((void)0)
+    #endif
     static __attribute__((noinline, unused)) void pb_yield(void) {
         sched_yield();
     }
@@ -32,6 +43,7 @@ cdef extern from *:
         return fcntl(fd, F_OFD_GETLK, &f) != 0 || f.l_type != F_UNLCK;
     }
     """
+    void pb_chaos() nogil
     void pb_yield() nogil
     void pb_sleep() nogil
     bint pb_byte_locked(int fd, uint32_t byte) nogil
@@ -42,16 +54,19 @@ cdef enum:
 
 
 cdef inline bint try_spin(Zone *z, uint32_t *lock) noexcept nogil:
+    pb_chaos()
     return take32(lock, z.me)
 
 cdef inline bint lock_spin(Zone *z, uint32_t *lock) noexcept nogil:
     """False: it can never be had, the pool is broken."""
+    pb_chaos()
     while unlikely(not take32(lock, z.me)):
         if not wait_spin(z, lock):
             return False
     return True
 
 cdef inline void unlock_spin(uint32_t *lock) noexcept nogil:
+    pb_chaos()
     release32(lock, 0)
 
 cdef inline bint holder_gone(Zone *z, uint32_t holder) noexcept nogil:

@@ -12,6 +12,7 @@ from libc.math cimport log as ln
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free as c_free, malloc, realloc
 from libc.string cimport memcpy, memset
+from .atomic cimport bump
 from .alloc cimport alloc_step, bulk_alloc_step
 from .buddy cimport visible
 from .cache cimport STAMP_BITS, STAMP_MASK, STAMP_SHIFT, Caches, Toucher

@@ -103,7 +103,7 @@ cdef void replay_free_next(Sim *s, int cpu, Context *x, Request *q) noexcept nog
         free_pages(s, cpu, x, <uint32_t>zone, 0, False)
         return
     split_around(s, cpu, zone, i, n)
-    s.zone[zone].counts[cpu].pages_freed += n
+    bump(&s.zone[zone].counts[cpu].pages_freed, n)
     begin_free_run(x.call, &s.zone[zone], i, n, cpu)
     log(s, cpu, L_RUN, zone, own - H_BIAS, n, 0, 0)
     start_call(s, cpu, x, C_FREE, s.charge.free)

@@ -4,19 +4,30 @@
 
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free
-from libc.string cimport strcmp
+from libc.string cimport memset, strcmp
 
 from .alloc cimport alloc_step, bulk_alloc_step
-from .calls cimport drain_all
+from .buddy cimport visible
+from .call cimport Call
+from .calls cimport drain_all, tick
+from .check cimport Fault, check
+from .cma cimport next_area
+from .contig cimport (
+    G_CALL, G_MOVE, G_OVER, MOVED, REFUSED, Contig, begin_cma_alloc, begin_cma_release, contig_next,
+)
 from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport NO_LOCKS, SPIN, begin, perform
 from .free cimport free_step
 from .init cimport attach, empty_lists, measure, start
+from .node cimport ZONE_NORMAL, NodeRef
 from .op cimport B_START, DONE, D_START, ELSEWHERE, F_NEXT, Op, X_START, Z_START
-from .page cimport MOVABLE, Policy, Zone as CZone, ZoneState, idx
+from .page cimport (
+    MOVABLE, MOVABLE_BIT, NR_FREE, PB_PAGES, Policy, Zone as CZone, ZoneState, idx, set_word, word_of, word_order,
+)
 from .pool cimport MAX_IDS, TICK_NS, pb_now_ns
+from .request cimport carry
 
 include "step.pxi"
 include "pool_run.pxi"
@@ -60,13 +71,17 @@ cdef char *mapped(uint64_t size) noexcept nogil:
     madvise(p, size, MADV_HUGEPAGE)
     return <char *>p
 
-cdef public Native *pcpbuddy_create(uint64_t pages, int cpus, const char *policy, void *arena) noexcept nogil:
+cdef public Native *pcpbuddy_create(
+    uint64_t pages, uint64_t cma_pages, int cpus, const char *policy, void *arena
+) noexcept nogil:
     cdef int profile = find_profile(policy)
     cdef Native *self
     cdef ZoneState s
     cdef char *state
     cdef int k
     if profile < 0 or cpus < 1 or cpus > 512 or pages < 1 or pages > <uint64_t>1 << 31:
+        return NULL
+    if cma_pages and (cma_pages > pages or (pages | cma_pages) & (PB_PAGES - 1)):
         return NULL
     pb_profile(profile, &s.policy)
     s.policy.handover_targets = min(s.policy.handover_targets, cpus)
@@ -81,7 +96,7 @@ cdef public Native *pcpbuddy_create(uint64_t pages, int cpus, const char *policy
     attach(&self.zone, state)
     empty_lists(&self.zone)
     self.zone.s.auto_sizing = True
-    start(&self.zone, <int64_t>pages, 0, 512)
+    start(&self.zone, <int64_t>pages, <int64_t>cma_pages, 512)
     self.zone.run = run_pool
     self.zone.s.tick_ns = pb_now_ns() + TICK_NS
     self.pool.z = &self.zone
@@ -122,6 +137,72 @@ cdef public uint64_t pcpbuddy_meta_bytes(Pool *pool) noexcept nogil:
     return pool.z.s.size
 
 
+# -- upkeep, and contiguous memory -----------------------------------------------------------------------------
+
+cdef public void pcpbuddy_drain(Pool *pool) noexcept nogil:
+    drain_all(pool.z, this_slot(pool))
+
+cdef public void pcpbuddy_tick(Pool *pool) noexcept nogil:
+    cdef int c
+    for c in range(pool.z.s.cpus):
+        tick(pool.z, c)
+
+cdef public int64_t pcpbuddy_free_pages(Pool *pool) noexcept nogil:
+    return visible(pool.z, NR_FREE)
+
+cdef public int64_t pcpbuddy_free_chunks(Pool *pool, int order) noexcept nogil:
+    return pool.z.s.nr_free[order]
+
+cdef public int pcpbuddy_check(Pool *pool) noexcept nogil:
+    cdef Fault fault
+    cdef uint8_t *seen = <uint8_t *>calloc(pool.z.s.nr_pages - pool.z.s.first, 1)
+    fault.rule = -1
+    if seen is not NULL:
+        check(pool.z, seen, &fault)
+    c_free(seen)
+    return fault.rule
+
+cdef public void pcpbuddy_set_movable(Pool *pool, int64_t page, int movable) noexcept nogil:
+    cdef idx i = <idx>page + pool.z.s.first
+    set_word(pool.z, i, word_of(pool.z, i) | MOVABLE_BIT if movable else word_of(pool.z, i) & ~MOVABLE_BIT)
+
+ctypedef public int (*Move)(void *argument, int64_t old, int64_t new, int order) noexcept nogil
+
+cdef public int64_t pcpbuddy_cma_alloc(
+    Pool *pool, int64_t count, int align, Move move, void *argument
+) noexcept nogil:
+    cdef Contig g
+    cdef Call call
+    cdef NodeRef node
+    cdef idx start = 0
+    cdef idx end = 0
+    cdef int asked = G_CALL
+    cdef int64_t first = pool.z.s.first
+    memset(&node, 0, sizeof(node))
+    node.nr = 1
+    node.zones[0] = pool.z
+    node.kinds[0] = ZONE_NORMAL
+    if not next_area(pool.z, &start, &end):
+        return -1
+    begin_cma_alloc(&g, &call, &node, pool.z, start, end, count, align, this_slot(pool))
+    while asked != G_OVER:
+        asked = contig_next(&g)
+        if asked == G_CALL:
+            carry(&call)
+        elif asked == G_MOVE:
+            g.moved = REFUSED
+            if move is not NULL and move(argument, g.old - first, g.target - first, word_order(g.word)):
+                g.moved = MOVED
+    return g.page - first if g.page else -1
+
+cdef public void pcpbuddy_cma_release(Pool *pool, int64_t page, int64_t count) noexcept nogil:
+    cdef Contig g
+    cdef Call call
+    begin_cma_release(&g, &call, pool.z, <idx>page + pool.z.s.first, count, this_slot(pool))
+    while contig_next(&g) == G_CALL:
+        carry(&call)
+
+
 # -- pa_ops: the table of functions by which allocators are measured (docs/reference/bench-pool.md) ----------------
 
 cdef Native *measured
@@ -129,7 +210,7 @@ cdef int measured_profile
 
 cdef public int pb_pa_init(size_t frames, int ncpu, void *arena) noexcept nogil:
     global measured
-    measured = pcpbuddy_create(frames, ncpu, pb_profile_name(measured_profile), arena)
+    measured = pcpbuddy_create(frames, 0, ncpu, pb_profile_name(measured_profile), arena)
     return 0 if measured is not NULL else -1
 
 cdef public uint64_t pb_pa_get(int cpu, int order) noexcept nogil:

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
+from .atomic cimport load32, set_bits
 from .page cimport (
     BELOW_HIGH, KSWAPD, MIN_RESERVE, MOVABLE, NOFRAGMENT, NON_BLOCK, NO_WATERMARKS, USE_CMA, USE_HIGHATOMIC,
     WMARK_LOW, WMARK_MIN, Zone,
@@ -97,7 +98,7 @@ cdef inline int slow_flags(int o, int gfp) noexcept nogil:
     return flags
 
 cdef inline bint below_high(Zone *z, int o, int highest, int aflags) noexcept nogil:
-    z.s.flags |= BELOW_HIGH
+    set_bits(&z.s.flags, BELOW_HIGH)
     return aflags & NO_WATERMARKS or watermark_fast(z, o, aflags & 3, highest, aflags)
 
 cdef inline int passing(NodeRef *node, int k, int highest, int o, int aflags) noexcept nogil:
@@ -110,7 +111,7 @@ cdef inline int passing(NodeRef *node, int k, int highest, int o, int aflags) no
     cdef Zone *z
     while k >= 0:
         z = node.zones[k]
-        if (not z.s.flags & BELOW_HIGH and watermark_fast(z, o, 2, highest, aflags)) or below_high(
+        if (not load32(&z.s.flags) & BELOW_HIGH and watermark_fast(z, o, 2, highest, aflags)) or below_high(
             z, o, highest, aflags
         ):
             return k

@@ -15,7 +15,7 @@
 
 from libc.stdint cimport int32_t, int64_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 
-from .atomic cimport load32, load8, store32, store8
+from .atomic cimport load32, load8, loadi32, store32, store8, storei32
 from .cache cimport WATCHED, Caches, touch
 
 ctypedef uint32_t idx  # of a page or list head; 0 is none
@@ -345,6 +345,16 @@ cdef struct Zone:              # where the parts of a zone are mapped in this pr
     Caches *caches             # NULL but in the machine
 
 
+# -- per-CPU limits --------------------------------------------------------------------------------
+
+cdef inline int high_of(Pcp *p) noexcept nogil:
+    """It adapts under the PCP lock, and decays without it (B-102)."""
+    return loadi32(&p.high)
+
+cdef inline void set_high(Pcp *p, int high) noexcept nogil:
+    storei32(&p.high, high)
+
+
 # -- page words ----------------------------------------------------------------------------------
 
 cdef inline uint32_t word_of(Zone *z, idx i) noexcept nogil:
@@ -411,7 +421,7 @@ cdef inline void list_add(Zone *z, idx i, idx prev) noexcept nogil:
     page[i].next = next
     page[i].prev = prev
     page[next].prev = i
-    page[prev].next = i
+    store32(&page[prev].next, i)           # a head's is read without its lock
 
 cdef inline void list_del(Zone *z, idx i) noexcept nogil:
     cdef Page *page = z.page
@@ -420,7 +430,7 @@ cdef inline void list_del(Zone *z, idx i) noexcept nogil:
     touch(z.caches, i)
     touch(z.caches, prev)
     touch(z.caches, next)
-    page[prev].next = next
+    store32(&page[prev].next, next)
     page[next].prev = prev
     page[i].next = 0
     page[i].prev = 0

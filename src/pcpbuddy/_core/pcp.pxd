@@ -5,14 +5,14 @@
 cimport cython
 from libc.stdint cimport uint32_t
 
-from .atomic cimport likely, load16
+from .atomic cimport bump, bumpi32, likely, load16, load32
 from .buddy cimport merge_free
 from .events cimport E_PCPU_DRAIN, E_PMERGE, emit
 from .page cimport (
     ALLOC, BELOW_HIGH, BUDDY_MASK, COSTLY, CPU_SHIFT, FREE_HIGH_BATCH, GROWTH_PAGES, MARK, MARK_ALL, MERGE_FREE,
-    MOVABLE, NR_LISTS, OFF, ORDER_SHIFT, PB, PCP, PREFER_UNMARKED, PREV_FREE_HIGH_ORDER, RECLAIMABLE,
-    RECLAIM_ACTIVE, SCALE_MAX, TYPE_SHIFT, UNMOVABLE, Block, Pcp, Zone, block_type, cpu_head, idx, list_add,
-    list_del, set_word, word_of, word_type,
+    MOVABLE, NR_LISTS, OFF, ORDER_SHIFT, PB, PCP, PREFER_UNMARKED, PREV_FREE_HIGH_ORDER, RECLAIM_ACTIVE, RECLAIMABLE,
+    SCALE_MAX, TYPE_SHIFT, UNMOVABLE, Block, Pcp, Zone, block_type, cpu_head, high_of, idx, list_add, list_del,
+    set_high, set_word, word_of, word_type,
 )
 from .watermark cimport leave_below_high
 
@@ -36,13 +36,13 @@ cdef inline void pcp_put(Zone *z, int c, idx i, int o, int T, uint32_t mark, bin
     cdef idx head = cpu_head(c, list_index(z, o, T))
     set_word(z, i, PCP | o << ORDER_SHIFT | T << TYPE_SHIFT | mark | c << CPU_SHIFT)
     list_add(z, i, z.page[head].prev if tail else head)
-    z.pcp[c].count += 1 << o
+    bumpi32(&z.pcp[c].count, 1 << o)
 
 cdef inline void pcp_del(Zone *z, int c, idx i, int o) noexcept nogil:
     """P-21: no mark leaves the PCP."""
     list_del(z, i)
     set_word(z, i, 0)
-    z.pcp[c].count -= 1 << o
+    bumpi32(&z.pcp[c].count, -(1 << o))
 
 cdef inline void take_away(Zone *z, idx i, int o, int T) noexcept nogil:
     """
@@ -59,7 +59,7 @@ cdef inline void split_entry(Zone *z, int c, idx i, int have, int o, int T, int 
     while have > o:
         have -= 1
         pcp_put(z, c, i + (1u << have), have, T, mark, False)
-        z.counts[cpu].pcp_splits += 1
+        bump(&z.counts[cpu].pcp_splits, 1)
 
 cdef inline idx preferred_entry(Zone *z, idx head) noexcept nogil:
     """P-23: the first unmarked entry, where the policy prefers those; else the head. The list is not empty."""
@@ -95,22 +95,22 @@ cdef inline int clamp(int value, int low, int high) noexcept nogil:
     return value if value > low else low
 
 cdef inline bint may_grow(Zone *z, Pcp *p) noexcept nogil:
-    return p.high_min != p.high_max and not z.s.flags & BELOW_HIGH
+    return p.high_min != p.high_max and not load32(&z.s.flags) & BELOW_HIGH
 
 cdef inline int refill_size(Zone *z, Pcp *p, int o, int *raised) noexcept nogil:
     """B-64: entries of order o to obtain; raises high and alloc_factor on the way. `raised`: by how much, or -1."""
     cdef int b
     cdef int most
     raised[0] = -1
-    p.high = clamp(p.high, p.high_min, p.high_max)
-    if p.high < p.batch:
+    set_high(p, clamp(high_of(p), p.high_min, p.high_max))
+    if high_of(p) < p.batch:
         return 1
     b = p.batch if o > 0 else p.batch << p.alloc_factor
     if may_grow(z, p):
-        p.high = min(p.high + b, p.high_max)
+        set_high(p, min(high_of(p) + b, p.high_max))
         raised[0] = b
     if o == 0:
-        most = max(p.high - p.count - p.batch, p.batch)
+        most = max(high_of(p) - p.count - p.batch, p.batch)
         if b <= most and p.alloc_factor < SCALE_MAX:
             p.alloc_factor += 1
         b = min(b, most)
@@ -122,26 +122,26 @@ cdef inline int refill_size(Zone *z, Pcp *p, int o, int *raised) noexcept nogil:
 cdef inline void grow_high(Zone *z, Pcp *p, int pages, int raised) noexcept nogil:
     """P-70 by pages: what the refill put into the PCP beyond what B-64 raised high for raises it too."""
     if z.s.policy.high_growth == GROWTH_PAGES and raised >= 0 and may_grow(z, p):
-        p.high = min(p.high + max(pages // p.batch * p.batch - raised, 0), p.high_max)
+        set_high(p, min(high_of(p) + max(pages // p.batch * p.batch - raised, 0), p.high_max))
 
 cdef inline int free_limit(Zone *z, Pcp *p, bint free_high) noexcept nogil:
     """B-83: the count at which frees start to drain. The raised high applies next time."""
-    cdef int high = p.high                 # clamped by the caller
+    cdef int high = high_of(p)                 # clamped by the caller
     if high == 0:
         return 0
     if free_high:
-        p.high = max(high - (p.batch << SCALE_MAX), p.high_min)
+        set_high(p, max(high - (p.batch << SCALE_MAX), p.high_min))
         return 0
-    if z.s.flags & RECLAIM_ACTIVE:
-        p.high = max(high - max(p.free_count, p.batch), p.high_min)
-        return min(4 * p.batch, p.high)
+    if load32(&z.s.flags) & RECLAIM_ACTIVE:
+        set_high(p, max(high - max(p.free_count, p.batch), p.high_min))
+        return min(4 * p.batch, high_of(p))
     if p.high_min == p.high_max:
         return high
-    if z.s.flags & BELOW_HIGH:
-        p.high = max(high - max(p.free_count, p.batch), p.high_min)
+    if load32(&z.s.flags) & BELOW_HIGH:
+        set_high(p, max(high - max(p.free_count, p.batch), p.high_min))
         return max(p.count, p.high_min)
-    if p.count >= high and p.high < p.free_count + p.batch:
-        p.high = clamp(p.free_count + p.batch, p.high_min, p.high_max)
+    if p.count >= high and high_of(p) < p.free_count + p.batch:
+        set_high(p, clamp(p.free_count + p.batch, p.high_min, p.high_max))
     return high
 
 cdef inline int free_amount(Pcp *p, int limit, bint free_high) noexcept nogil:
@@ -174,7 +174,7 @@ cdef inline void merge_up(Zone *z, int cpu, int c, idx i, int o, int T) noexcept
     cdef idx b
     cdef int Tb
     while o < PB and word_of(z, i) & MARK:
-        z.counts[cpu].merge_visited += 1
+        bump(&z.counts[cpu].merge_visited, 1)
         b = i ^ (1u << o)
         if (word_of(z, i) ^ word_of(z, b)) & BUDDY_MASK:
             return
@@ -186,7 +186,7 @@ cdef inline void merge_up(Zone *z, int cpu, int c, idx i, int o, int T) noexcept
         if Tb != T:
             T = list_type(block_type(z, i))
         pcp_put(z, c, i, o, T, MARK, True)
-        z.counts[cpu].pcp_merges += 1
+        bump(&z.counts[cpu].pcp_merges, 1)
         emit(z, E_PMERGE, cpu, i, o, 0)
 
 cdef inline void put_freed(Zone *z, int cpu, int c, idx i, int o, int T, uint32_t mark) noexcept nogil:
@@ -204,6 +204,7 @@ cdef inline int commit(
     limit_later: B-92, and frees whose drain is left to the owner. plain: a literal; see driver.pxd.
     """
     cdef bint free_high = False
+    cdef int high
     p.alloc_factor >>= 1
     if plain:
         pcp_put(z, c, i, o, T, mark, False)
@@ -222,8 +223,9 @@ cdef inline int commit(
         p.free_count += 1 << o
     if limit_later:
         return 0
-    p.high = clamp(p.high, p.high_min, p.high_max)
-    if likely(p.count < p.high and not free_high and not z.s.flags & (RECLAIM_ACTIVE | BELOW_HIGH)):
+    high = clamp(high_of(p), p.high_min, p.high_max)
+    set_high(p, high)
+    if likely(p.count < high and not free_high and not load32(&z.s.flags) & (RECLAIM_ACTIVE | BELOW_HIGH)):
         return 0                           # below every limit of B-83
     return over_limit(z, p, free_high)
 
@@ -240,8 +242,8 @@ cdef inline void drained(Zone *z, int cpu, idx i, int o) noexcept nogil:
     cdef int T = block_type(z, i)
     merge_free(z, cpu, i, o, T, False)
     emit(z, E_PCPU_DRAIN, cpu, i, o, T)
-    z.counts[cpu].drained_entries += 1
-    z.counts[cpu].drained_pages += 1 << o
+    bump(&z.counts[cpu].drained_entries, 1)
+    bump(&z.counts[cpu].drained_pages, 1 << o)
 
 cdef inline int list_at(int position) noexcept nogil:
     """The order in which drains visit the lists: ascending, but movable order 9 last, as in the kernel's 14."""

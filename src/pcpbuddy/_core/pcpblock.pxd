@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint32_t
 
+from .atomic cimport bump
 from .events cimport E_PMERGE, emit
 from .page cimport (
     BUDDY_MASK, DRAIN_NEAR, DRAIN_SMALLEST, MARK, MERGE_DRAIN, MERGE_TAIL, OVERSHOOT_SPLIT, OVERSHOOT_STOP, PB,
@@ -24,12 +25,12 @@ cdef inline void merge_pair(Zone *z, int cpu, int c, idx i, idx b, int o, int T)
     pcp_del(z, c, b, o)
     i &= b
     pcp_put(z, c, i, o + 1, T if Tb == T else list_type(block_type(z, i)), MARK, True)
-    z.counts[cpu].pcp_merges += 1
+    bump(&z.counts[cpu].pcp_merges, 1)
     emit(z, E_PMERGE, cpu, i, o + 1, 0)
 
 cdef inline bint meets_buddy(Zone *z, int cpu, idx i, idx b) noexcept nogil:
     """Are both marked, and of one order in one PCP? Reads the neighbour's word without its lock (P-102)."""
-    z.counts[cpu].merge_visited += 1
+    bump(&z.counts[cpu].merge_visited, 1)
     return word_of(z, i) & MARK and not (word_of(z, i) ^ word_of(z, b)) & BUDDY_MASK
 
 cdef inline void merge_pass(Zone *z, int cpu, int c) noexcept nogil:

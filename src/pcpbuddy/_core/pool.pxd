@@ -6,7 +6,6 @@
 cimport cython
 from libc.stdint cimport int64_t, uint16_t
 
-from .atomic cimport likely, unlikely
 from .calls cimport drain_all, tick
 from .driver cimport PLAIN, SPIN, alloc, free_page
 from .page cimport MOVABLE, USE_CMA, WMARK_LOW, Zone, idx

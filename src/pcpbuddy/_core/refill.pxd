@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 
-from .atomic cimport store16
+from .atomic cimport bump, load32, load8, store16
 from .buddy cimport account, first, remove, take, visible
 from .events cimport E_ADOPT, E_CHUNK, E_CLAIM, E_RECOVER, emit, emit_zone_locked
 from .fallback cimport M_NORMAL, cma_first, own_take, zone_take
@@ -12,8 +12,8 @@ from .ownership cimport own_link, own_unlink
 from .page cimport (
     BELOW_HIGH, BUDDY, CAP_HIGH, CMA, CMA_AS_POSTED, CMA_BALANCED, CMA_RULE, GATE_ALWAYS, GATE_FIT, GATE_MIN,
     GATE_PLENTY, MARK, MARK_ALL, MOVABLE, NR_FREE, NR_FREE_CMA, OFF, ON, OWNED_PER_TYPE, PB, PB_PAGES, PHASE3_REST,
-    SOURCE_OWN_TYPE, USE_CMA, Pcp, Zone, block_number, block_of, block_page, block_type, idx, owned_head, word_of,
-    word_order,
+    SOURCE_OWN_TYPE, USE_CMA, Pcp, Zone, block_number, block_of, block_page, block_type, high_of, idx, owned_head,
+    word_of, word_order,
 )
 from .pcp cimport pcp_put
 from .watermark cimport ownership_rests
@@ -32,12 +32,12 @@ cdef inline void obtained(Zone *z, Op *op, int phase, idx i, int o, uint32_t mar
     if z.s.policy.mark == MARK_ALL:
         mark = MARK
     pcp_put(z, op.cpu, i, o, op.type, mark, True)
-    z.counts[op.cpu].phase_pages[phase] += 1 << o
+    bump(&z.counts[op.cpu].phase_pages[phase], 1 << o)
     op.pages_in += 1 << o
     if o >= op.order:
         op.gained += 1 << o
     if op.type == MOVABLE and z.s.cma_pages:
-        z.counts[op.cpu].cma_by_phase[phase * 4 + (2 if rule else 0) + (block_of(z, i).type == CMA)] += 1 << o
+        bump(&z.counts[op.cpu].cma_by_phase[phase * 4 + (2 if rule else 0) + (load8(&block_of(z, i).type) == CMA)], 1 << o)
 
 cdef inline bint rule_says_cma(Zone *z, Op *op) noexcept nogil:
     return op.type == MOVABLE and cma_first(z)
@@ -50,7 +50,7 @@ cdef inline bint cma_too(Zone *z, Op *op) noexcept nogil:
 # -- phase 0 -----------------------------------------------------------------------------------------
 
 cdef inline bint capped(Zone *z, Op *op) noexcept nogil:
-    return z.s.policy.phase0_cap == CAP_HIGH and z.pcp[op.cpu].count >= z.pcp[op.cpu].high
+    return z.s.policy.phase0_cap == CAP_HIGH and z.pcp[op.cpu].count >= high_of(&z.pcp[op.cpu])
 
 cdef inline void recover(Zone *z, Op *op, uint32_t n) noexcept nogil:
     """Every free chunk of block n, ascending, off the zone lists; T3. A block that the cap cuts short stays linked."""
@@ -63,7 +63,7 @@ cdef inline void recover(Zone *z, Op *op, uint32_t n) noexcept nogil:
     cdef bint rule = rule_says_cma(z, op)
     while i < end:
         word = word_of(z, i)
-        z.counts[c].scanned_pfns += 1
+        bump(&z.counts[c].scanned_pfns, 1)
         if (word & 7) != BUDDY:
             i += 1
             continue
@@ -72,7 +72,7 @@ cdef inline void recover(Zone *z, Op *op, uint32_t n) noexcept nogil:
         k = word_order(word)
         remove(z, c, i, k, type)
         account(z, c, -(1 << k), type)
-        z.counts[c].pages_moved += 1 << k
+        bump(&z.counts[c].pages_moved, 1 << k)
         emit(z, E_RECOVER, c, i, k, 0)
         obtained(z, op, 0, i, k, MARK, rule)
         i += 1u << k
@@ -93,7 +93,7 @@ cdef inline uint32_t first_preferred(Zone *z, Op *op, Walk *walk, int T, int oth
     cdef uint32_t second = 0
     while n != head:
         walk.blocks += 1
-        z.counts[op.cpu].skipped_blocks += 1
+        bump(&z.counts[op.cpu].skipped_blocks, 1)
         if z.block[n].type == T:
             second = n
             break
@@ -113,7 +113,7 @@ cdef inline uint32_t next_match(Zone *z, Op *op, Walk *walk, int T, int other) n
         walk.blocks += 1
         if z.block[n].type == T or z.block[n].type == other:
             return n
-        z.counts[op.cpu].skipped_blocks += 1
+        bump(&z.counts[op.cpu].skipped_blocks, 1)
     return 0
 
 cdef inline bint asks_per_block(Zone *z, Op *op) noexcept nogil:
@@ -147,9 +147,9 @@ cdef inline void phase0(Zone *z, Op *op) noexcept nogil:
         if not n:
             break
         recover(z, op, n)
-    z.counts[op.cpu].walks += 1
-    z.counts[op.cpu].walked_blocks += walk.blocks
-    z.counts[op.cpu].walk_lengths[min(walk.blocks, 63)] += 1
+    bump(&z.counts[op.cpu].walks, 1)
+    bump(&z.counts[op.cpu].walked_blocks, walk.blocks)
+    bump(&z.counts[op.cpu].walk_lengths[min(walk.blocks, 63)], 1)
 
 
 # -- phase 1 -----------------------------------------------------------------------------------------
@@ -162,13 +162,13 @@ cdef inline bint gate_open(Zone *z, Pcp *p) noexcept nogil:
     """P-34: by default, a block that does not fit under high would be drained again at once."""
     if z.s.policy.gate == GATE_ALWAYS:
         return True
-    if z.s.flags & BELOW_HIGH:             # P-96
+    if load32(&z.s.flags) & BELOW_HIGH:             # P-96
         return False
     if z.s.policy.gate == GATE_MIN:
         return p.high_min >= PB_PAGES
     if z.s.policy.gate == GATE_PLENTY and p.high_max >= PB_PAGES and half_free(z):
         return True
-    return z.s.policy.gate in (GATE_FIT, GATE_PLENTY) and p.count + PB_PAGES <= p.high
+    return z.s.policy.gate in (GATE_FIT, GATE_PLENTY) and p.count + PB_PAGES <= high_of(p)
 
 cdef inline void phase1(Zone *z, Op *op) noexcept nogil:
     """P-34: claim whole blocks; T1."""
@@ -195,7 +195,7 @@ cdef inline bint has_fragment(Zone *z, int cpu, idx i) noexcept nogil:
     cdef idx p = i & ~(<idx>PB_PAGES - 1)
     cdef idx end = p + PB_PAGES
     while p < end:
-        z.counts[cpu].scanned_pfns += 1
+        bump(&z.counts[cpu].scanned_pfns, 1)
         if (word_of(z, p) & 7) == BUDDY:
             return True
         p += 1
@@ -298,7 +298,7 @@ cdef inline bint to_try(Zone *z, Op *op) noexcept nogil:
     cdef Pcp *p = &z.pcp[op.cpu]
     if op.phase == 3:
         return z.s.policy.phase3 == PHASE3_REST or op.gained == 0
-    if p.high < p.batch:
+    if high_of(p) < p.batch:
         return False
     if op.phase == 1:
         return gate_open(z, p)

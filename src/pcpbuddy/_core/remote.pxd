@@ -6,7 +6,7 @@
 
 from libc.stdint cimport int32_t, uint32_t
 
-from .atomic cimport addi32, cas32, exchange32, load32, load8_ordered, loadi32
+from .atomic cimport addi32, bump, cas32, exchange32, load32, load8_ordered, loadi32, store32
 from .cache cimport touch
 from .events cimport E_ABSORB, E_REMOTE_PUSH, emit, emit_other
 from .op cimport OP_IRQ, X_LOCKED, Op, add_reject
@@ -31,7 +31,7 @@ cdef inline bint announce(Zone *z, int cpu, int target, int pages) noexcept nogi
     while <int32_t>pending <= bound(z, target) - pages:
         if cas32(<uint32_t *>&z.remote[target].pending, &pending, pending + pages):
             return True
-    z.counts[cpu].remote_over_bound += 1
+    bump(&z.counts[cpu].remote_over_bound, 1)
     return False
 
 cdef inline void withdraw(Zone *z, int target, int pages) noexcept nogil:
@@ -46,7 +46,7 @@ cdef inline void push_chain(Zone *z, int cpu, int target, idx newest, idx oldest
         z.page[oldest].next = head
         if cas32(&z.remote[target].head, &head, newest):
             break
-    z.counts[cpu].remote_pushes += 1
+    bump(&z.counts[cpu].remote_pushes, 1)
 
 cdef inline bint alive(Zone *z, int target) noexcept nogil:
     """
@@ -62,7 +62,7 @@ cdef inline bint overfull(Zone *z, int c, int more) noexcept nogil:
     cdef Pcp *p = &z.pcp[c]
     cdef int limit = clamp(loadi32(&p.high), loadi32(&p.high_min), loadi32(&p.high_max))
     touch(z.caches, cpu_head(c, MOVABLE))    # near the fields that are read
-    if z.s.flags & RECLAIM_ACTIVE:
+    if load32(&z.s.flags) & RECLAIM_ACTIVE:
         limit = min(4 * p.batch, limit)
     return loadi32(&p.count) + more >= limit
 
@@ -111,7 +111,7 @@ cdef inline void absorb_page(Zone *z, Op *op, Pcp *p, idx i) noexcept nogil:
         add_reject(z, op, i)
         return
     emit(z, E_ABSORB, op.cpu, i, o, 0)
-    z.counts[op.cpu].absorbed_pages += 1 << o
+    bump(&z.counts[op.cpu].absorbed_pages, 1 << o)
     put_freed(z, op.cpu, c, i, o, list_type(block_type(z, i)), mark_for(z, block_of(z, i), c))
     if p.free_count < p.batch << SCALE_MAX:
         p.free_count += 1 << o
@@ -126,7 +126,7 @@ cdef inline void absorb(Zone *z, Op *op) noexcept nogil:
         return
     i = reversed_chain(z, exchange32(&z.remote[op.target].head, 0))
     p.alloc_factor >>= 1
-    z.counts[op.cpu].absorbs += 1
+    bump(&z.counts[op.cpu].absorbs, 1)
     while i:
         next = z.page[i].next
         pages += 1 << word_order(word_of(z, i))
@@ -148,19 +148,27 @@ cdef inline Outbox *outboxes(Zone *z, int cpu) noexcept nogil:
 
 cdef inline int nr_outboxes(Zone *z, int cpu) noexcept nogil:
     cdef int k = 0
-    while k < slots(z) and outboxes(z, cpu)[k].newest:
+    while k < slots(z) and load32(&outboxes(z, cpu)[k].newest):    # a flush asks without the lock
         k += 1
     return k
 
+cdef inline void set_outbox(Outbox *to, Outbox *box) noexcept nogil:
+    store32(&to.newest, box.newest)
+    to.oldest = box.oldest
+    to.pages = box.pages
+    to.target = box.target
+
 cdef inline void remove_outbox(Zone *z, int cpu, int k) noexcept nogil:
     cdef Outbox *box = outboxes(z, cpu)
+    cdef Outbox none
     while k + 1 < slots(z):
-        box[k] = box[k + 1]
+        set_outbox(&box[k], &box[k + 1])
         k += 1
-    box[k].newest = 0
-    box[k].oldest = 0
-    box[k].pages = 0
-    box[k].target = 0
+    none.newest = 0
+    none.oldest = 0
+    none.pages = 0
+    none.target = 0
+    set_outbox(&box[k], &none)
 
 cdef inline void reject_chain(Zone *z, Op *op, Outbox *box) noexcept nogil:
     """The bound has sunk below what the outbox holds: nothing of it is handed over."""
@@ -169,7 +177,7 @@ cdef inline void reject_chain(Zone *z, Op *op, Outbox *box) noexcept nogil:
     withdraw(z, box.target, box.pages)
     while i:
         next = z.page[i].next
-        z.counts[op.cpu].remote_over_bound += 1
+        bump(&z.counts[op.cpu].remote_over_bound, 1)
         add_reject(z, op, i)
         i = next
 
@@ -208,9 +216,9 @@ cdef inline void use_outbox(Zone *z, int cpu, int k) noexcept nogil:
     cdef Outbox *box = outboxes(z, cpu)
     cdef Outbox used = box[k]
     while k + 1 < slots(z) and box[k + 1].newest:
-        box[k] = box[k + 1]
+        set_outbox(&box[k], &box[k + 1])
         k += 1
-    box[k] = used
+    set_outbox(&box[k], &used)
 
 cdef inline void append(Zone *z, Op *op, idx i) noexcept nogil:
     """A page that is announced already, into the outbox for op.to: there is one, or a place. Full: handed over."""
@@ -221,7 +229,7 @@ cdef inline void append(Zone *z, Op *op, idx i) noexcept nogil:
     if not box.newest:
         box.oldest = i
         box.target = op.to
-    box.newest = i
+    store32(&box.newest, i)
     box.pages += 1 << word_order(word_of(z, i))
     use_outbox(z, op.cpu, k)
     k = find_outbox(z, op.cpu, op.to)

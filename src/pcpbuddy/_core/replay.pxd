@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
-from .atomic cimport unlikely
+from .atomic cimport bump, unlikely
 from .calls cimport free_run, isolate, node_alloc, node_bulk, offline_cpu, online_cpu, tick
 from .driver cimport begin, free_by_policy
 from .events cimport E_FREE, emit
@@ -94,7 +94,7 @@ cdef inline void free_own(Replay *r, Zone *z, int cpu, int64_t pfn, int64_t n) n
             head -= 1
         if word_order(word_of(z, head)):
             split_page(z, head)
-    z.counts[cpu].pages_freed += n
+    bump(&z.counts[cpu].pages_freed, n)
     emit(z, E_FREE, cpu, i, 0, 0)
     free_run(z, cpu, i, n)
 

@@ -5,7 +5,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint8_t
 
 from .alloc cimport not_served
-from .atomic cimport fence, release32, store8
+from .atomic cimport bump, fence, loadi32, release32, store8, storei32
 from .buddy cimport visible
 from .call cimport (
     AGAIN, ANSWERED, CALL_ALLOC, CALL_BATCH, CALL_BULK, CALL_DRAIN, CALL_FREE, CALL_OFFLINE, CALL_RUN, CALL_SECTION,
@@ -180,7 +180,7 @@ cdef inline bint sweep_here(Call *call, Zone *z, int c) noexcept nogil:
     if call.at == S_FLUSH:
         flush_op(&call.op, call.cpu, c)
         return True
-    if z.pcp[c].count > 0 or has_remote(z, c):
+    if loadi32(&z.pcp[c].count) > 0 or has_remote(z, c):
         drain_op(&call.op, call.cpu, c, 0, OP_ALL, 0)
         return True
     return False
@@ -210,13 +210,16 @@ cdef inline Zone *sweep_next(Call *call) noexcept nogil:
 
 cdef inline int decay_high(Pcp *p) noexcept nogil:
     """B-102: high sinks towards high_min. Returns how many pages are above it then."""
-    if p.high > p.high_min:
-        p.high = max(max(p.count - (p.batch << SCALE_MAX), p.high - (p.high >> 3)), p.high_min)
-    return p.count - p.high
+    cdef int count = loadi32(&p.count)     # no lock: a guess
+    cdef int high = loadi32(&p.high)
+    if high > p.high_min:
+        high = max(max(count - (p.batch << SCALE_MAX), high - (high >> 3)), p.high_min)
+        storei32(&p.high, high)
+    return count - high
 
 cdef inline bint expires(Pcp *p) noexcept nogil:
     """B-103: another node's pages, unused for three ticks."""
-    if not p.expire or not p.count:
+    if not p.expire or not loadi32(&p.count):
         return False
     if not p.remote_node:
         p.expire = 0
@@ -249,7 +252,7 @@ cdef inline Zone *tick_next(Call *call) noexcept nogil:
     call.at = OVER
     if not expires(p):
         return NULL
-    drain_op(&call.op, call.cpu, call.cpu, min(p.count, p.batch), OP_ONE_HOLD, 0)
+    drain_op(&call.op, call.cpu, call.cpu, min(loadi32(&p.count), p.batch), OP_ONE_HOLD, 0)
     return z
 
 cdef inline int lowest_online(Zone *z) noexcept nogil:
@@ -392,7 +395,7 @@ cdef inline void begin_free_contig(Call *call, Zone *z, idx i, int64_t n, int cp
     cdef idx p
     for p in range(i, i + <idx>n):
         emit(z, E_FREE, cpu, p, 0, 0)
-    z.counts[cpu].pages_freed += n
+    bump(&z.counts[cpu].pages_freed, n)
     begin_free_run(call, z, i, n, cpu)
 
 cdef inline void begin_tick(Call *call, Zone *z, int cpu) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from .atomic cimport unlikely
+from .atomic cimport clear_bits, load32, load64, unlikely
 from .buddy cimport first, visible
 from .page cimport (
     BELOW_HIGH, CMA, HIGHATOMIC, MAX_ORDER, MIN_RESERVE, NON_BLOCK, NR_FREE, NR_FREE_CMA, OOM, RESERVES,
@@ -35,7 +35,7 @@ cdef inline bint watermark_ok(Zone *z, int o, int64_t mark, int hz, int aflags, 
     if o == 0:
         return True
     for k in range(o, MAX_ORDER + 1):
-        if z.s.nr_free[k] == 0:
+        if load64(&z.s.nr_free[k]) == 0:
             continue
         if first(z, k, 0) or first(z, k, 1) or first(z, k, 2):
             return True
@@ -53,7 +53,7 @@ cdef inline bint ownership_rests(Zone *z) noexcept nogil:
     """P-40b, pressure=local: the zone is short of memory, and whoever frees a page is about to need one."""
     if z.s.policy.pressure != PRESSURE_LOCAL:
         return False
-    return z.s.flags & RECLAIM_ACTIVE != 0 or visible(z, NR_FREE) < watermark(z, WMARK_PROMO)
+    return load32(&z.s.flags) & RECLAIM_ACTIVE != 0 or visible(z, NR_FREE) < watermark(z, WMARK_PROMO)
 
 cdef inline bint watermark_fast(Zone *z, int o, int which, int hz, int aflags) noexcept nogil:
     """B-74."""
@@ -73,5 +73,5 @@ cdef inline bint high_watermark_ok(Zone *z) noexcept nogil:
 
 cdef inline void leave_below_high(Zone *z) noexcept nogil:
     """B-82 step 6, whenever a commit reached its limit, even if that asks for no page (B-84)."""
-    if unlikely(z.s.flags & BELOW_HIGH) and high_watermark_ok(z):
-        z.s.flags &= ~BELOW_HIGH
+    if unlikely(load32(&z.s.flags) & BELOW_HIGH) and high_watermark_ok(z):
+        clear_bits(&z.s.flags, BELOW_HIGH)

@@ -21,11 +21,11 @@ extern "C" {
 typedef struct pcpbuddy_pool pcpbuddy_pool;
 
 /*
- * A pool of so many pages for so many CPUs (1 to 512; a CPU number is taken modulo that), under a profile such as "handover",
- * "fixed" or "mainline". arena: memory of pages * 4096 bytes that outlives the pool; NULL: the pool maps its own.
- * NULL if there is no such profile, or not the memory. errno is not set.
+ * A pool of so many pages, the last cma_pages of them a CMA area (whole pageblocks of 512; 0: none), for so many CPUs (1 to
+ * 512; a CPU number is taken modulo that), under a profile such as "handover", "fixed" or "mainline". arena: memory of pages
+ * * 4096 bytes that outlives the pool; NULL: the pool maps its own. NULL: no such profile, not such sizes, or not the memory.
  */
-pcpbuddy_pool *pcpbuddy_create(uint64_t pages, int cpus, const char *profile, void *arena);
+pcpbuddy_pool *pcpbuddy_create(uint64_t pages, uint64_t cma_pages, int cpus, const char *profile, void *arena);
 void pcpbuddy_destroy(pcpbuddy_pool *pool); /* one that pcpbuddy_create made */
 
 /* 2^order pages, order 0 to 10; -1: there are none. */
@@ -38,6 +38,23 @@ void pcpbuddy_put_bulk(pcpbuddy_pool *pool, int64_t n, const int64_t *pages);
 
 void *pcpbuddy_memory(pcpbuddy_pool *pool, int64_t page);
 uint64_t pcpbuddy_meta_bytes(pcpbuddy_pool *pool); /* of address space; resident is what was touched */
+
+/* What lies in per-CPU lists goes back to the zone; what the kernel does once a second (a pool made in Python does so itself). */
+void pcpbuddy_drain(pcpbuddy_pool *pool);
+void pcpbuddy_tick(pcpbuddy_pool *pool);
+int64_t pcpbuddy_free_pages(pcpbuddy_pool *pool); /* in the zone, not in lists */
+int64_t pcpbuddy_free_chunks(pcpbuddy_pool *pool, int order);
+int pcpbuddy_check(pcpbuddy_pool *pool); /* while nobody else uses the pool: 0, or the number of a broken invariant (core.md) */
+
+/*
+ * count contiguous pages of the CMA area, the first a multiple of 2^align; -1: there are none. One at a time. What is movable
+ * there is moved by `move`, which copies 2^order pages from old to new, remembers where they are now, and returns 1; or 0: not
+ * now. It may be asked for pages that were freed a moment ago, and frees nothing itself.
+ */
+typedef int (*pcpbuddy_move)(void *argument, int64_t old, int64_t new_, int order);
+void pcpbuddy_set_movable(pcpbuddy_pool *pool, int64_t page, int movable);
+int64_t pcpbuddy_cma_alloc(pcpbuddy_pool *pool, int64_t count, int align, pcpbuddy_move move, void *argument);
+void pcpbuddy_cma_release(pcpbuddy_pool *pool, int64_t page, int64_t count);
 
 /* PyCapsule of a PagePool made in Python (its attribute `capsule`): PyCapsule_GetPointer gives a pcpbuddy_pool *. */
 #define PCPBUDDY_CAPSULE "pcpbuddy.pool"
