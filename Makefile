@@ -1,6 +1,7 @@
 # make demo   build the package into .venv and compare two policies on a recorded kernel
 # make test   build, and run the tests: all on $(PYTHON), the core's on every other interpreter here
-# make lint   style, spelling, types;  make bench;  make test-long;  make clean
+# make lint   style, spelling, types;  make sanitize   the pool's locks under sanitizers
+# make bench, make test-long, make clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := -q --disable-pip-version-check
 CORE_TESTS := tests/test_vectors.py tests/test_rules.py tests/test_operations.py tests/test_misuse.py \
 	tests/test_threads.py
 
-.PHONY: demo test test-main test-others test-long lint bench clean
+.PHONY: demo test test-main test-others test-long lint sanitize bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/lab
@@ -35,6 +36,7 @@ test-others: $(VENV)/test
 
 test-long: $(VENV)/test
 	PCPBUDDY_LONG=1 $(VENV)/bin/python -m pytest
+	$(MAKE) sanitize SANITIZE="20 3"
 
 lint: $(VENV)/lint
 	$(VENV)/bin/ruff check .
@@ -42,6 +44,10 @@ lint: $(VENV)/lint
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src/pcpbuddy/*/*.pyx src/pcpbuddy/*/*.pxd src/pcpbuddy/*/*.pxi
 	$(VENV)/bin/codespell README.md CHANGELOG.md docs src tests bench examples tools recordings/README.md
 	$(VENV)/bin/mypy src/pcpbuddy
+
+# The pool's locks under the thread, address and undefined-behaviour sanitizers; SANITIZE="SECONDS SEEDS" for longer.
+sanitize: $(VENV)/lint
+	PYTHON=$(VENV)/bin/python CYTHON=$(VENV)/bin/cython tools/sanitize.sh $(SANITIZE)
 
 bench: $(VENV)/bench
 	$(VENV)/bin/python bench/run.py

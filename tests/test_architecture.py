@@ -19,11 +19,11 @@ SOURCE = Path(__file__).parent.parent / "src" / "pcpbuddy"
 # A module may import from lower layers only. The model and the core share nothing above layer 0.
 LAYERS = [
     {"errors", "names"},
-    {"arrow", "config", "contig", "requests", "quantities", "statistics"},
+    {"arena", "arrow", "config", "contig", "requests", "quantities", "statistics"},
     {"model", "_core", "manifest", "trace"},
     {"procfs", "recording", "costs"},
     {"zone", "workload"},
-    {"metrics"},
+    {"metrics", "pool"},
     {"run", "cma"},
     {"machine"},
     {"sweeps"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
-from pcpbuddy.config import POOL_PROFILE, PROFILES  # noqa: E402
+from pcpbuddy.config import POOL_PROFILE, PROFILES
 
 
 def main() -> None:

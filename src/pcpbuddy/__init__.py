@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .machine import Machine
-    from .pool import PagePool
     from .names import CMA, HIGHATOMIC, ISOLATE, MOVABLE, RECLAIMABLE, UNMOVABLE
+    from .pool import PagePool
     from .run import Run, load_run
     from .zone import Node, Zone
 
@@ -74,13 +74,14 @@ __all__ = [
     "OutOfPages",
     "PagePool",
     "PcpBuddyError",
-    "PoolBroken",
     "Policy",
+    "PoolBroken",
     "RecordingError",
     "Run",
     "UsageError",
     "Zone",
     "compare",
+    "get_include",
     "load_run",
     "policy",
 ]
@@ -94,6 +95,15 @@ def __getattr__(name: str) -> object:
     value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
     globals()[name] = value
     return value
+
+
+def get_include() -> str:
+    """
+    The folder of pcpbuddy.h, for a C compiler; libpcpbuddy.so is in its parent. Cython finds the .pxd files itself.
+    """
+    from pathlib import Path
+
+    return str(Path(__file__).parent / "include")
 
 
 def __dir__() -> list[str]:

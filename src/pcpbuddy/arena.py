@@ -1,11 +1,13 @@
 """
 Where a pool lies: its pages, the state of its zone, and who else uses them.
 
-A private arena is anonymous memory. A shared one is a file (on disk, in /dev/shm, or a memfd) that every process maps where
-it likes (law L3): a header that says what the pool is, the state, the pages. Each process holds a lock on a byte of the file that
-the system drops when the process ends, however it ends; its number is what it writes into the pool's locks (_core/lock.pxd).
+A private arena is anonymous memory. A shared one is a file (on disk, in /dev/shm, or a memfd) that every process maps
+where it likes (law L3): a header that says what the pool is, the state, the pages. Each process holds a lock on a byte
+of the file that the system drops when the process ends, however it ends; its number is what it writes into the pool's
+locks (_core/lock.pxd).
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -31,8 +33,8 @@ HUGE = ("transparent", "explicit", "never")
 
 class Arena:
     """
-    memory: the pages. state: the zone's state, if it is shared; it stays mapped as long as a zone uses it. fd, me: of a shared
-    arena the open file, and the number of this process in it; else -1 and 1.
+    memory: the pages. state: the zone's state, if it is shared; it stays mapped as long as a zone uses it. fd, me: of
+        a shared arena the open file, and the number of this process in it; else -1 and 1.
     """
 
     def __init__(self, memory: mmap.mmap, state: mmap.mmap | None, fd: int = -1, me: int = 1) -> None:
@@ -52,8 +54,8 @@ class Arena:
 
     def renew(self) -> None:
         """
-        In a child after a fork: a place of its own among the processes. The parent's lock belongs to the open file, which
-        the child has inherited, so that must be closed.
+        In a child after a fork: a place of its own among the processes. The parent's lock belongs to the open file,
+        which the child has inherited, so that must be closed.
         """
         inherited = self.fd
         self.fd = os.open(f"/proc/self/fd/{inherited}", os.O_RDWR | os.O_CLOEXEC)
@@ -97,10 +99,8 @@ def private(nr_pages: int, huge: str) -> Arena:
 
 
 def _advise(memory: mmap.mmap, advice: int) -> None:
-    try:
+    with contextlib.suppress(OSError):  # a kernel without transparent huge pages
         memory.madvise(advice)
-    except OSError:  # a kernel without transparent huge pages
-        pass
 
 
 def place(name: str | os.PathLike[str]) -> Path:
@@ -108,7 +108,7 @@ def place(name: str | os.PathLike[str]) -> Path:
     The file of a pool: a path, or a bare name for POSIX shared memory.
     """
     text = os.fspath(name)
-    return Path(text) if "/" in text else Path("/dev/shm") / text  # noqa: S108 (where shm_open puts it)
+    return Path(text) if "/" in text else Path("/dev/shm") / text
 
 
 def shared(name: str | os.PathLike[str] | None, nr_pages: int, state_bytes: int, facts: dict[str, Any]) -> Arena:
@@ -189,7 +189,9 @@ def attached(name: str | os.PathLike[str] | int) -> Arena:
     try:
         fd = os.open(f"/proc/self/fd/{name}" if path is None else path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        hint = ": a pool is written by all who use it" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+        hint = (
+            ": a pool is written by all who use it" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+        )
         raise ConfigError(f"{label} cannot be opened ({error.strerror}){hint}") from None
     try:
         arena = _mapped(fd, _read(fd, label))

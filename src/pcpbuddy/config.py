@@ -13,7 +13,18 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError, UsageError
 
-__all__ = ["LARGEST", "NEEDS", "POOL_PROFILE", "PROFILES", "SWITCHES", "Need", "Policy", "Switch", "parse_policies", "policy"]
+__all__ = [
+    "LARGEST",
+    "NEEDS",
+    "POOL_PROFILE",
+    "PROFILES",
+    "SWITCHES",
+    "Need",
+    "Policy",
+    "Switch",
+    "parse_policies",
+    "policy",
+]
 
 # Of a PagePool, where none is asked for: chosen by the figures of `pcpbuddy bench pool` (docs/reference/pool.md).
 POOL_PROFILE = "handover"

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import _core, arena
-from .config import POOL_PROFILE, Policy, policy as find_policy
+from .config import POOL_PROFILE, Policy
+from .config import policy as find_policy
 from .contig import ContigResult
 from .errors import ConfigError, UsageError
-from .names import MAX_CPUS, MAX_PAGE_ORDER, PAGE_SIZE, PAGEBLOCK_PAGES
+from .names import MAX_CPUS, MAX_PAGE_ORDER, PAGE_SIZE
 from .zone import Zone, parse_size
 
 __all__ = ["PagePool"]
@@ -29,15 +30,16 @@ class PagePool(_core.PagePool):
     """
     Pages of 4 KiB, from as many threads as there are.
 
-    A page is its number in the pool, from 0 on; 2^order pages are named by the first, which is a multiple of 2^order. Any
-    thread may free what another allocated. A pool is a context, too: it closes at the end.
+    A page is its number in the pool, from 0 on; 2^order pages are named by the first, which is a multiple of 2^order.
+    Any thread may free what another allocated. A pool is a context, too: it closes at the end.
 
     Args:
         size: such as "1GiB", or bytes.
         cpus: sets of per-CPU lists; default: one for each CPU that this process may run on.
         policy: a ``Policy``, or text as ``pcpbuddy.policy()`` takes it.
         cma: size of the CMA area at the end, whole pageblocks (2 MiB).
-        share: other processes can attach: a path, a name for POSIX shared memory, or True (a memfd, for children and whoever
+        share: other processes can attach: a path, a name for POSIX shared memory, or True (a memfd, for children and
+            whoever
             is sent the descriptor).
         huge: of private memory: "transparent" (asked for), "explicit" (reserved ones or an error), "never".
         per: "cpu": the lists of the CPU that a thread is on; "thread": each thread its own, in turn.
@@ -46,6 +48,8 @@ class PagePool(_core.PagePool):
     Raises:
         ConfigError: sizes, policies and memory that cannot be had.
     """
+
+    zone: Zone
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class PagePool(_core.PagePool):
         chosen = find_policy(policy)
         slots = _slots(cpus)
         nr_cpus = cpus or len(slots)
-        options = {"cpus": nr_cpus, "policy": chosen, "cma": cma} | _ZONE
+        options: dict[str, Any] = {"cpus": nr_cpus, "policy": chosen, "cma": cma} | _ZONE
         if nr_pages < 1:
             raise ConfigError(f"a pool of {size}: expected a page or more")
         if share is False:
@@ -79,7 +83,7 @@ class PagePool(_core.PagePool):
         if share is not False:
             arena.ready(place)
 
-    def _open(self, zone: _core.Zone, place: arena.Arena, slots: dict[int, int], per: str, ticks: bool) -> None:
+    def _open(self, zone: Zone, place: arena.Arena, slots: dict[int, int], per: str, ticks: bool) -> None:
         if per not in ("cpu", "thread"):
             raise ConfigError(f"per={per!r}: expected cpu or thread")
         super().__init__(zone, place.memory, slots, per == "thread", ticks, place.me, place.fd)
@@ -88,9 +92,7 @@ class PagePool(_core.PagePool):
         _POOLS.add(self)
 
     @classmethod
-    def attach(
-        cls, share: str | os.PathLike[str] | int, *, per: str = "cpu", ticks: bool = True
-    ) -> Self:
+    def attach(cls, share: str | os.PathLike[str] | int, *, per: str = "cpu", ticks: bool = True) -> Self:
         """
         The pool that another process shares: its path or name, or the descriptor of its memfd.
         """
@@ -104,6 +106,7 @@ class PagePool(_core.PagePool):
             raise
         self = cls.__new__(cls)
         self._open(zone, place, {int(cpu): slot for cpu, slot in facts["slots"].items()}, per, ticks)
+        self.look_for_dead()
         return self
 
     # What there is
@@ -161,8 +164,8 @@ class PagePool(_core.PagePool):
 
     def stats(self) -> dict[str, int]:
         """
-        Pages by where they are, and the counters of all CPUs (rfc.md P-111). Two threads on one pageset at a moment may lose
-        a count; what pages are free is exact.
+        Pages by where they are, and the counters of all CPUs (rfc.md P-111). Two threads on one pageset at a moment
+        may lose a count; what pages are free is exact.
         """
         summary = self.zone.summary()
         in_lists = sum(pcp["count"] for pcp in summary["pcp"])
@@ -180,15 +183,19 @@ class PagePool(_core.PagePool):
 
     def check(self) -> None:
         """
-        All invariants, while nobody else uses the pool. Raises Corruption, naming the rule and the page.
+        All invariants, while nobody else uses the pool. Raises PoolBroken if a process that died holds a lock, and
+        Corruption, naming the rule and the page: in a shared pool also for pages that a process had on their way when
+        it was killed between two locks. They are lost, and the pool goes on without them.
         """
+        self.look_for_dead()
         self.zone.check()
 
     # Memory that comes and goes
 
     def trim(self) -> int:
         """
-        The contents of free memory go back to the system, chunk by chunk; pages in per-CPU lists stay. Returns how many pages.
+        The contents of free memory go back to the system, chunk by chunk; pages in per-CPU lists stay. Returns how
+        many pages.
 
         Each chunk is out of the pool for a moment; what is freed or allocated meanwhile is not noticed.
         """
@@ -205,29 +212,10 @@ class PagePool(_core.PagePool):
                 given += 1 << order
         return given
 
-    def resize(self, size: str | int) -> ContigResult | None:
-        """
-        So much memory, up to what the pool was made with: whole pageblocks go off-line at the end, or come back (CT-11, CT-12).
-
-        Returns what kept it from shrinking, with pages that are in use and do not move; None: it has that size.
-        """
-        wanted = parse_size(size) // PAGE_SIZE
-        if wanted % PAGEBLOCK_PAGES or not 0 < wanted <= len(self):
-            raise UsageError(f"{size}: expected whole pageblocks of 2 MiB, up to {len(self) * PAGE_SIZE} bytes")
-        with self._contig:
-            managed = self.zone.managed
-            if wanted > managed:
-                self.zone.online_pages(managed, wanted - managed, cpu=self.this_slot())
-            elif wanted < managed:
-                result = self.zone.offline_pages(wanted, managed - wanted, move=self.moved, cpu=self.this_slot())
-                if result.pfn is None:
-                    return result
-                self._place.give_back(wanted, managed - wanted)
-        return None
-
     def cma_alloc(self, count: int, align: int = 0) -> ContigResult:
         """
-        Contiguous pages of the CMA area (CT-9); what ``pages()`` has there moves, contents and all, unless it is being looked at.
+        Contiguous pages of the CMA area (CT-9); what ``pages()`` has there moves, contents and all, unless it is being
+        looked at.
 
         Returns the first page as ``pfn``, None if there was no such range, and what kept each one that was tried.
         """
@@ -271,7 +259,8 @@ class PagePool(_core.PagePool):
 
     def _renew(self) -> None:
         """
-        In the child of a fork: private memory is a copy, whose locks this process holds; shared memory has one user more.
+        In the child of a fork: private memory is a copy, whose locks this process holds; shared memory has one user
+        more.
         """
         if self._place.fd < 0:
             self.unlock_all()
@@ -294,7 +283,7 @@ def _need_memory(nr_pages: int) -> None:
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // PAGE_SIZE
     if nr_pages > there:
         raise ConfigError(
-            f"a pool of {nr_pages} pages on a machine that has {there}: ask for less, or share= a file, which may be larger"
+            f"a pool of {nr_pages} pages on a machine that has {there}: ask for less, or share= a larger file"
         )
 
 

@@ -5,6 +5,7 @@ The methods that do the work are the compiled core's (_core/core.pyi says what e
 raises); here are the parts that are made of text: sizes as people write them, and /proc.
 """
 
+import mmap
 import re
 
 from . import _core, procfs
@@ -78,7 +79,7 @@ class Zone(_core.Zone):
         stat_threshold: int | None = None,
         watermark: tuple[int, int, int, int] | None = None,
         llc_pages: int = 512,
-        memory: memoryview | None = None,
+        memory: mmap.mmap | None = None,
     ) -> None:
         if (size is None) == (pages is None):
             raise ConfigError('a zone needs its size, such as size="1GiB", or its number of pages, and not both')

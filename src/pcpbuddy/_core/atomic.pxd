@@ -27,8 +27,8 @@ cdef extern from *:
     #else
     #define pb_relax() __asm__ __volatile__("" ::: "memory")
     #endif
-    /* Add where there is one writer at a time, or where a lost update is no harm (two threads on one CPU's counter): never
-       torn, no bus lock. One instruction where the processor has one. */
+    /* Add where there is one writer at a time, or where a lost update is no harm (two threads on one CPU's counter):
+       never torn, no bus lock. One instruction where the processor has one. */
     #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
     #define pb_bump(p, n) __asm__("add%z0 %1, %0" : "+m"(*(p)) : "er"((__typeof__(*(p)))(n)) : "cc")
     #else

@@ -9,7 +9,7 @@
 #             pool.memory_of(page)[0] = 1
 #             pool.put(page)
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from .page cimport idx
 from .pool cimport Pool
@@ -31,6 +31,7 @@ cdef class PagePool:
 
     # Not for others.
     cdef int usable(self) except -1
+    cdef note_dead(self, uint32_t *lock)
     cdef idx held(self, int64_t pfn, int order) except 0
     cdef none(self, int order, int migratetype)
     cdef need_once(self, const int64_t *pages, int64_t nr)

@@ -39,7 +39,17 @@ class Zone:
         stat_threshold: int | None = None,
         watermark: Sequence[int] | None = None,
         llc_pages: int = 512,
-    ) -> None: ...
+        memory: object = None,
+    ) -> None:
+        """
+        memory: a writable buffer, all zero, for the state (zone_bytes says how much); None: memory of its own.
+        """
+
+    @classmethod
+    def attached(cls, memory: object, policy: Policy, name: str = "Normal") -> Self:
+        """
+        The zone whose state lies in this memory already. ConfigError: none does, or not under this policy.
+        """
     @property
     def cpus(self) -> int: ...
     @property
@@ -493,3 +503,146 @@ def address_of(zone: Zone) -> int:
     """
     Where the state of a zone lies in this process, for the machine, which works in it too. The zone must outlive that.
     """
+
+def zone_bytes(pages: int, cpus: int, policy: Policy) -> int:
+    """
+    Bytes of the state of such a zone.
+    """
+
+class PagePool:
+    """
+    One zone under real threads, over memory; see ``pcpbuddy.PagePool``.
+
+    Every method may be called from any thread. Raises UsageError when the pool is closed, PoolBroken when a process of
+    it died with a lock in its hands. From Cython: _core/core.pxd.
+    """
+
+    zone: Zone
+    closed: bool
+
+    def __init__(
+        self,
+        zone: Zone,
+        arena: object,
+        slots: Mapping[int, int],
+        by_thread: bool = False,
+        ticks: bool = True,
+        me: int = 1,
+        fd: int = -1,
+    ) -> None: ...
+    def alloc(self, order: int = 0, migratetype: int = 1, zero: bool = False) -> int:
+        """
+        2^order pages (B-60): the first, a multiple of 2^order. OutOfPages if there are none, after all lists were
+        drained.
+
+        zero: filled with zeros; else they hold what their last user left.
+        """
+
+    def free(self, pfn: int, order: int = -1) -> None:
+        """
+        What ``alloc`` gave, from any thread (B-80, P-40). BadFree, and nothing is changed: it is no allocation, or not
+        of this order (-1: of any). Two threads that free one page at the same moment are not told apart.
+        """
+
+    def alloc_bulk(self, n: int, out: Any = None) -> Any:
+        """
+        Single pages (B-93), n of them or none: an array.array of int64, or ``out``, any writable buffer of n int64.
+        """
+
+    def free_bulk(self, pfns: Any) -> None:
+        """
+        A buffer of int64, or a list: allocations of any order, each once (B-91). BadFree, and nothing is freed, else.
+        """
+
+    def pages(self, order: int = 0, migratetype: int = 1, zero: bool = False) -> Pages:
+        """
+        The same as an object: a writable buffer and a context.
+        """
+
+    def view(self, pfn: int, pages: int = 1) -> memoryview:
+        """
+        The memory of pages, to write to. Nothing keeps them from being freed meanwhile; ``pages()`` does.
+        """
+
+    def address(self, pfn: int) -> int:
+        """
+        Where a page is in this process.
+        """
+
+    def tick(self) -> None:
+        """
+        What the kernel does once a second on each CPU (B-101 to B-103); a pool does so itself unless ticks=False.
+        """
+
+    def drain(self) -> None:
+        """
+        All per-CPU lists into the zone (B-100).
+        """
+
+    def this_slot(self) -> int:
+        """
+        The pageset that the calling thread uses at this moment.
+        """
+
+    def take_largest(self, order: int) -> int | None:
+        """
+        A chunk out of the zone, past the per-CPU lists; for ``trim``.
+        """
+
+    def moved(self, old: int, new: int, order: int) -> bool:
+        """
+        Moves the contents of a ``pages()`` that nobody looks at; a callback for contiguous allocation.
+        """
+
+    def look_for_dead(self) -> None:
+        """
+        Raises PoolBroken if a process that is gone holds a lock of the pool.
+        """
+
+    def lock_all(self) -> None: ...
+    def unlock_all(self) -> None: ...
+    def set_process(self, me: int, fd: int) -> None: ...
+    @property
+    def broken(self) -> int:
+        """
+        The number of the process that died with a lock in its hands; 0: none.
+        """
+
+    @property
+    def capsule(self) -> object:
+        """
+        For C: include/pcpbuddy.h.
+        """
+
+    def shut(self) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class Pages:
+    """
+    2^order pages of a pool: a writable buffer (memoryview, NumPy, DLPack), and a context that gives them back.
+
+    BufferError from ``free`` while buffers made of it exist: what they show would be somebody else's.
+    """
+
+    @property
+    def pfn(self) -> int: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def view(self) -> memoryview:
+        """
+        Released with the pages.
+        """
+
+    def free(self) -> None: ...
+    def __len__(self) -> int:
+        """
+        Bytes.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any: ...
+    def __dlpack__(self, **options: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -8,12 +8,12 @@
 import mmap
 
 from .atomic cimport bump
-from ..config import SWITCHES, Policy as PolicyConfig, policy as find_policy
+from ..config import Policy as PolicyConfig, policy as find_policy
 from ..errors import BadFree, ConfigError, Corruption, CpuOffline, OutOfPages, UsageError
 from ..names import DISOWN_REASONS, EVENT_NAMES, MAX_CPUS, MIGRATETYPE_NAMES
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport INT32_MAX, int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free as c_free, malloc
 from libc.string cimport memcmp
 from .alloc cimport alloc_step, bulk_alloc_step, not_served
@@ -31,7 +31,7 @@ from .driver cimport (
 from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
 from .free cimport free_step
-from .init cimport attach, empty_lists, fold, init_blocks, measure, start
+from .init cimport attach, empty_lists, fold, init_blocks, measure, start_zone
 from .isolation cimport head_of
 from .node cimport NodeRef, gfp_type, gfp_valid, node_zone_of
 from .op cimport (
@@ -39,7 +39,7 @@ from .op cimport (
     OP_IRQ, OP_NOLOCK, OP_ONE_HOLD, OP_PREPARED, OP_TAIL, X_START, Z_START, Z_UNISOLATE, Z_UNRESERVE, Op,
 )
 from .page cimport (
-    ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, FREE_HIGH_BATCH, HOLE, INTERIOR, ISOLATE, LINKED, MARK, MARK_ALL, MAX_ORDER,
+    ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, HOLE, INTERIOR, ISOLATE, LINKED, MARK, MARK_ALL, MAX_ORDER,
     MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, OWNED_HEADS, OWNED_PER_TYPE, PB,
     PB_PAGES, PCP, REMOTE, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Outbox, Pcp, Policy, Ring,
     Zone as CZone, ZoneState, block_head, block_page, cpu_head, first_block, idx, index_of, owned_head,
@@ -48,7 +48,7 @@ from .page cimport (
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests
 from .request cimport bulk_watermark_ok, lowest_online
 from .sizing cimport (
-    auto_watermarks, default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, resize, threshold, zone_watermarks,
+    default_min_free_kbytes, online_cpus, pcp_batch, pcp_high, threshold, zone_watermarks,
 )
 from .watermark cimport watermark_ok
 
@@ -92,7 +92,7 @@ cdef class Zone:
         s.auto_sizing = batch is None
         if batch is not None:
             s.pageset[0], s.pageset[1], s.pageset[2] = high_min, high_max, batch
-        start(&self.z, pages, cma_pages, llc_pages)
+        start_zone(&self.z, pages, cma_pages, llc_pages)
         self.reset_counters()
 
     cdef create(self, int64_t start_pfn, int64_t spanned, int cpus, policy, str name, memory):

@@ -100,7 +100,7 @@ cdef inline void boot(Zone *z, int64_t pages) noexcept nogil:
         z.s.cma_pages += PB_PAGES
         pfn += PB_PAGES
 
-cdef inline void start(Zone *z, int64_t pages, int64_t cma_pages, int64_t llc_pages) noexcept nogil:
+cdef inline void start_zone(Zone *z, int64_t pages, int64_t cma_pages, int64_t llc_pages) noexcept nogil:
     """A fresh zone: all CPUs on-line, all memory free. Limits that are not given (auto_*) follow the formulas."""
     cdef Pcp *p
     cdef int c

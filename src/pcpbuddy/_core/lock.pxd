@@ -2,8 +2,8 @@
 #
 # Who waits spins for a moment, then yields, since a holder may be preempted: never a bare spin for a whole time slice.
 # A process of a shared pool may die while it holds a lock. Each holds a lock on a byte of the file (F_OFD_SETLK, byte
-# `me`) that the system drops when it ends, however it ends; so a waiter can ask whether the holder is still there. If not,
-# `broken` says so for good: whoever waits gives up, and the pool's faces say what to do.
+# `me`) that the system drops when it ends, however it ends; so a waiter can ask whether the holder is still there.
+# If not, `broken` says so for good: whoever waits gives up, and the pool's faces say what to do.
 
 from libc.stdint cimport uint32_t
 

@@ -1,6 +1,6 @@
 # The pool for C, without Python: libpcpbuddy.so, and what include/pcpbuddy.h declares. From the same text.
 #
-# The functions need nothing of Python, and what else Cython writes into a module nobody reaches: the linker leaves it out.
+# The functions need nothing of Python. What else Cython writes into a module nobody reaches: the linker leaves it out.
 
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 
@@ -20,7 +20,7 @@ from .contig cimport (
 from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport NO_LOCKS, SPIN, begin, perform
 from .free cimport free_step
-from .init cimport attach, empty_lists, measure, start
+from .init cimport attach, empty_lists, measure, start_zone
 from .node cimport ZONE_NORMAL, NodeRef
 from .op cimport B_START, DONE, D_START, ELSEWHERE, F_NEXT, Op, X_START, Z_START
 from .page cimport (
@@ -96,7 +96,7 @@ cdef public Native *pcpbuddy_create(
     attach(&self.zone, state)
     empty_lists(&self.zone)
     self.zone.s.auto_sizing = True
-    start(&self.zone, <int64_t>pages, <int64_t>cma_pages, 512)
+    start_zone(&self.zone, <int64_t>pages, <int64_t>cma_pages, 512)
     self.zone.run = run_pool
     self.zone.s.tick_ns = pb_now_ns() + TICK_NS
     self.pool.z = &self.zone
@@ -174,7 +174,7 @@ cdef public int64_t pcpbuddy_cma_alloc(
     cdef Contig g
     cdef Call call
     cdef NodeRef node
-    cdef idx start = 0
+    cdef idx area = 0
     cdef idx end = 0
     cdef int asked = G_CALL
     cdef int64_t first = pool.z.s.first
@@ -182,9 +182,9 @@ cdef public int64_t pcpbuddy_cma_alloc(
     node.nr = 1
     node.zones[0] = pool.z
     node.kinds[0] = ZONE_NORMAL
-    if not next_area(pool.z, &start, &end):
+    if not next_area(pool.z, &area, &end):
         return -1
-    begin_cma_alloc(&g, &call, &node, pool.z, start, end, count, align, this_slot(pool))
+    begin_cma_alloc(&g, &call, &node, pool.z, area, end, count, align, this_slot(pool))
     while asked != G_OVER:
         asked = contig_next(&g)
         if asked == G_CALL:

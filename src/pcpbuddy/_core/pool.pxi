@@ -8,8 +8,8 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
-from .atomic cimport addi32, loadi32
-from .lock cimport lock_spin, unlock_spin
+from .atomic cimport addi32, load32, loadi32, store32
+from .lock cimport holder_gone, lock_spin, unlock_spin
 from .pool cimport MAX_IDS, TICK_NS, pb_now_ns
 
 from ..errors import PoolBroken
@@ -82,7 +82,7 @@ cdef class PagePool:
             raise UsageError("the pool is closed")
         if self.p.z.s.broken:
             raise PoolBroken(
-                f"process {self.p.z.s.broken} of this pool died with a lock in its hands: the lists may be half changed. "
+                f"process {self.p.z.s.broken} of this pool died with a lock in its hands: lists may be half changed. "
                 "What is held may still be read; make a new pool"
             )
         return 0
@@ -279,6 +279,19 @@ cdef class PagePool:
         for c in range(self.p.z.s.cpus):
             unlock_spin(&self.p.z.pcp[c].lock)
 
+    def look_for_dead(self):
+        """PoolBroken if a process that is gone holds a lock that nobody has waited for yet."""
+        cdef int c
+        self.note_dead(&self.p.z.s.lock)
+        for c in range(self.p.z.s.cpus):
+            self.note_dead(&self.p.z.pcp[c].lock)
+        self.usable()
+
+    cdef note_dead(self, uint32_t *lock):
+        cdef uint32_t holder = load32(lock)
+        if holder_gone(self.p.z, holder) and load32(lock) == holder:
+            store32(&self.p.z.s.broken, holder)
+
     def set_process(self, int me, int fd):
         self.p.z.me = me
         self.p.z.fd = fd
@@ -292,7 +305,7 @@ cdef class PagePool:
         return PyCapsule_New(&self.p, "pcpbuddy.pool", NULL)
 
     def shut(self):
-        """No more calls, and no hold on the arena. BufferError, and nothing is changed, while others show parts of it."""
+        """No more calls, and no hold on the arena. BufferError, and nothing changes, while buffers show parts of it."""
         if loadi32(&self.exports):
             raise BufferError(f"{self.exports} buffers of the pool still exist: delete them, then close it")
         self.closed = True
@@ -308,7 +321,6 @@ cdef class PagePool:
 
     def __releasebuffer__(self, Py_buffer *view):
         addi32(&self.exports, -1)
-
 
 
 cdef class Pages:

@@ -29,6 +29,7 @@ cdef struct Walk:              # of phase 0
 
 cdef inline void obtained(Zone *z, Op *op, int phase, idx i, int o, uint32_t mark, bint rule) noexcept nogil:
     """A phase puts 2^o pages into the PCP, onto the tail. rule: what the 50 % rule said."""
+    cdef int at
     if z.s.policy.mark == MARK_ALL:
         mark = MARK
     pcp_put(z, op.cpu, i, o, op.type, mark, True)
@@ -37,7 +38,8 @@ cdef inline void obtained(Zone *z, Op *op, int phase, idx i, int o, uint32_t mar
     if o >= op.order:
         op.gained += 1 << o
     if op.type == MOVABLE and z.s.cma_pages:
-        bump(&z.counts[op.cpu].cma_by_phase[phase * 4 + (2 if rule else 0) + (load8(&block_of(z, i).type) == CMA)], 1 << o)
+        at = phase * 4 + (2 if rule else 0) + (load8(&block_of(z, i).type) == CMA)
+        bump(&z.counts[op.cpu].cma_by_phase[at], 1 << o)
 
 cdef inline bint rule_says_cma(Zone *z, Op *op) noexcept nogil:
     return op.type == MOVABLE and cma_first(z)
