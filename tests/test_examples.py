@@ -19,6 +19,25 @@ def test_example(path):
     assert not done.stderr
 
 
+def test_from_cython(tmp_path):
+    """
+    Built against what is installed, as a user would.
+    """
+    import pcpbuddy
+
+    if not (Path(pcpbuddy.__file__).parent / "_core" / "core.pxd").exists():
+        pytest.skip("not an installed package")
+    source = tmp_path / "fill.pyx"
+    source.write_text((EXAMPLES[0].parent / "fill.pyx").read_text())
+    build = subprocess.run(
+        [Path(sys.executable).parent / "cythonize", "-q", "-i", source], capture_output=True, text=True, check=False
+    )
+    assert build.returncode == 0, build.stderr
+    script = "import fill, pcpbuddy; pool = pcpbuddy.PagePool('4MiB'); print(fill.fill(pool, 1000), pool.stats()['allocs'])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 1000\n"
+
+
 def test_blocks_life_tells_the_story():
     path = next(path for path in EXAMPLES if path.name == "blocks_life.py")
     out = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True).stdout.splitlines()

@@ -16,9 +16,7 @@ from .page cimport (
     ALLOC, HEAD_MASK, HOLE, MOVABLE_BIT, ORDER_SHIFT, PB, PB_PAGES, STATE_MASK, Zone, block_of, idx, largest_aligned,
     set_word, split_page, word_of, word_order,
 )
-from .request cimport (
-    begin_alloc, begin_direct, begin_drain_zone, begin_free, begin_free_contig, begin_section,
-)
+from .request cimport begin_alloc, begin_direct, begin_drain_zone, begin_free, begin_free_contig, begin_section
 from .sizing cimport disable_pcps, enable_pcps, managed_changed
 
 cdef enum:  # what contig_next asks for

@@ -31,7 +31,7 @@ from .driver cimport (
 from .events cimport E_FREE, NO_PFN, emit
 from .fallback cimport worth_unreserving
 from .free cimport free_step
-from .init cimport attach, empty_lists, fold, init_blocks, measure, start_zone
+from .init cimport attach, empty_lists, fit_policy, fold, init_blocks, measure, start_zone
 from .isolation cimport head_of
 from .node cimport NodeRef, gfp_type, gfp_valid, node_zone_of
 from .op cimport (

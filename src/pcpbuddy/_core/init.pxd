@@ -7,7 +7,7 @@ from .atomic cimport add64, load8, store8
 from .buddy cimport account, insert, merge_free
 from .page cimport (
     BLOCK_HEADS, CMA, CPU_HEADS, FREE_HIGH_BATCH, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, OWNED_HEADS, PB,
-    PB_PAGES, STRADDLES, Block, Counts, Outbox, Page, Pcp, Remote, Zone, ZoneState, block_of, first_block, index_of,
+    PB_PAGES, STRADDLES, Block, Counts, Outbox, Page, Pcp, Policy, Remote, Zone, ZoneState, block_of, first_block, index_of,
     largest_aligned, set_block_type,
 )
 from .sizing cimport auto_watermarks, resize
@@ -16,6 +16,10 @@ from .sizing cimport auto_watermarks, resize
 @cython.cdivision(True)
 cdef inline uint64_t align(uint64_t n, uint64_t to) noexcept nogil:
     return (n + to - 1) // to * to
+
+cdef inline void fit_policy(Policy *policy, int cpus) noexcept nogil:
+    """P-46b: no more outboxes than CPUs."""
+    policy.handover_targets = min(policy.handover_targets, cpus)
 
 cdef inline void measure(ZoneState *s, int64_t start_pfn, int64_t spanned, int cpus) noexcept nogil:
     """Sizes and offsets of all parts, for s.policy. The last chunk of the largest order is whole, if only of holes."""

@@ -20,7 +20,7 @@ from .contig cimport (
 from .drain cimport drain_step, flush_step, zone_step
 from .driver cimport NO_LOCKS, SPIN, begin, perform
 from .free cimport free_step
-from .init cimport attach, empty_lists, measure, start_zone
+from .init cimport attach, empty_lists, fit_policy, measure, start_zone
 from .node cimport ZONE_NORMAL, NodeRef
 from .op cimport B_START, DONE, D_START, ELSEWHERE, F_NEXT, Op, X_START, Z_START
 from .page cimport (
@@ -84,7 +84,7 @@ cdef public Native *pcpbuddy_create(
     if cma_pages and (cma_pages > pages or (pages | cma_pages) & (PB_PAGES - 1)):
         return NULL
     pb_profile(profile, &s.policy)
-    s.policy.handover_targets = min(s.policy.handover_targets, cpus)
+    fit_policy(&s.policy, cpus)
     measure(&s, 0, <int64_t>pages, cpus)
     self = <Native *>calloc(1, sizeof(Native))
     state = mapped(s.size)

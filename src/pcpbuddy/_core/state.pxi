@@ -5,8 +5,8 @@ from .pcp cimport pcp_put
 from .remote cimport nr_outboxes, outboxes
 
 cdef set_policy(ZoneState *s, policy, int cpus):
-    numbers = policy.numbers()
-    s.policy = {**numbers, "handover_targets": min(numbers["handover_targets"], cpus)}
+    s.policy = policy.numbers()
+    fit_policy(&s.policy, cpus)
 
 
 # -- in ------------------------------------------------------------------------------------------------
