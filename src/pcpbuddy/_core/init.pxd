@@ -7,8 +7,8 @@ from .atomic cimport add64, load8, store8
 from .buddy cimport account, insert, merge_free
 from .page cimport (
     BLOCK_HEADS, CMA, CPU_HEADS, FREE_HIGH_BATCH, HEADS_PER_CPU, MAX_ORDER, MOVABLE, NR_TYPES, OWNED_HEADS, PB,
-    PB_PAGES, STRADDLES, Block, Counts, Outbox, Page, Pcp, Policy, Remote, Zone, ZoneState, block_of, first_block, index_of,
-    largest_aligned, set_block_type,
+    PB_PAGES, STRADDLES, Block, Counts, Outbox, Page, Pcp, Policy, Remote, Zone, ZoneState, block_of, first_block,
+    index_of, largest_aligned, set_block_type,
 )
 from .sizing cimport auto_watermarks, resize
 
