@@ -23,7 +23,7 @@ LAYERS = [
     {"model", "_core", "manifest", "trace"},
     {"procfs", "recording", "costs"},
     {"zone", "workload"},
-    {"metrics", "pool"},
+    {"metrics", "pool", "poolbench"},
     {"run", "cma"},
     {"machine"},
     {"sweeps"},

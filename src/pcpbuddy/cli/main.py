@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PcpBuddyError, RecordingError, TraceError, UsageError
-from . import calibrate, claims, cma, compare, costs, doctor, explain, imports, policies, replay, run
+from . import bench, calibrate, claims, cma, compare, costs, doctor, explain, imports, policies, replay, run
 
 __all__ = ["main", "parser"]
 
@@ -25,6 +25,7 @@ examples:
   pcpbuddy policies                                     what policies there are, and how to write one
   pcpbuddy replay recordings/tiny-4c                    a recording against the kernel that made it, page by page
   pcpbuddy import trace.dat -o mine.parquet             a trace of any form as a file of rows
+  pcpbuddy bench pool                                   the page pool against the mallocs of this machine
   pcpbuddy COMMAND --help                               more about a command
 """
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pcpbuddy {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    bench.add_parser(commands)
     calibrate.add_parser(commands)
     claims.add_parser(commands)
     cma.add_parser(commands)
