@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pcpbuddy
+import pcpbuddy.costs
 from pcpbuddy import poolbench
 from pcpbuddy.cli.main import main
 from pcpbuddy.errors import ConfigError
@@ -101,6 +102,25 @@ def test_our_profiles_and_a_malloc(tmp_path, capsys):
     assert names[-1] == "empty"
     assert "rand, 1 thread" in text
     assert all(name in picture.read_text() for name in names)
+
+
+def test_predictions():
+    """
+    Two virtual CPUs take as long as one where they do not meet, and mainline more where memory must come and go.
+    """
+    costs = pcpbuddy.costs.costs("measured-2cpu")
+    peers = [poolbench.Peer(name, "our", name) for name in ("fixed", "mainline")] + [poolbench.empty()]
+    points = [poolbench.Point("lifo", 1, 0), poolbench.Point("lifo", 2, 0), poolbench.Point("bulk", 1, 0)]
+    points += [poolbench.Point("xfree", 2, 0), poolbench.Point("rand", 1, 0)]
+    made = [poolbench.Result(point, peer, (10.0,), 13) for point in points for peer in peers]
+    told = {
+        (one.point.load, one.point.threads, one.peer.name): one.predicted
+        for one in poolbench.predictions(made, costs, 1 << 15)
+    }
+    assert told["lifo", 1, "fixed"] == pytest.approx(told["lifo", 2, "fixed"], rel=0.02)
+    assert told["bulk", 1, "mainline"] > told["bulk", 1, "fixed"] > told["lifo", 1, "fixed"] > 1
+    assert told["xfree", 2, "fixed"] > 1
+    assert told["rand", 1, "fixed"] == told["lifo", 1, "empty"] == 0
 
 
 def made_up(rounds):

@@ -26,6 +26,7 @@ xchg: each puts what the other got; xcpu: one thread plays two CPUs. Leave the m
 examples:
   pcpbuddy bench pool                                    all loads, our profiles and the mallocs of this system
   pcpbuddy bench pool --workload bulk,rand --order 0,9   two of them, single pages and whole pageblocks
+  pcpbuddy bench pool --costs here.toml                  with the laboratory's predictions beside
   pcpbuddy bench pool --peer ./liballoc.so               one more allocator: a shared object with pa_ops
   pcpbuddy bench pool --quick --json - -q | jq -c '.results[]'
 """
@@ -53,6 +54,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--rounds", metavar="N", default="7", help="after the first, which is dropped (default: 7)")
     parser.add_argument("--batch", metavar="N", default="64", help="pages of lifo, xfree and xchg at a time, to 64")
     parser.add_argument("--quick", action="store_true", help="little memory, three rounds: does it run")
+    parser.add_argument(
+        "--costs",
+        metavar="COSTS",
+        help="also what the laboratory predicts for bulk, lifo and xfree, with this cost model: a shipped one, or this "
+        "machine's own (pcpbuddy calibrate -o here.toml)",
+    )
     parser.add_argument("--plot", metavar="FILE.svg", help="also draw it, as SVG")
     parser.add_argument("--json", metavar="FILE|-", help="one JSON document: into a file, or to stdout instead of text")
     parser.add_argument("-f", "--force", action="store_true", help="replace existing files")
@@ -64,14 +71,18 @@ def run(args: argparse.Namespace) -> int:
     """
     Run the command; what cannot be measured or written is refused before anything is.
     """
-    from ..poolbench import measure
+    from ..costs import costs
+    from ..poolbench import measure, predictions
 
     plan = _plan(args)
+    model = costs(args.costs) if args.costs else None
     for option, name in (("--plot", args.plot), ("--json", args.json if args.json != "-" else None)):
         if name is not None:
             _need_writable(option, Path(name), force=args.force)
     with progress(1, "points", quiet=args.quiet) as told:
         results = measure(plan, told)
+    if model is not None:
+        results = predictions(results, model, plan.frames)
     _give(args, plan, results)
     return 0
 
@@ -113,7 +124,7 @@ def _give(args: argparse.Namespace, plan: "Plan", results: "list[Result]") -> No
     from ..report.poolbench import chart, table
 
     ours = [PROFILES[peer.what] for peer in plan.peers if peer.kind == "our"]
-    facts = {"memory_pages": plan.frames, "rounds": plan.rounds, "batch": plan.batch}
+    facts = {"costs": args.costs, "memory_pages": plan.frames, "rounds": plan.rounds, "batch": plan.batch}
     document = {
         "schema": SCHEMA,
         "manifest": manifest(ours, **facts),

@@ -107,13 +107,14 @@ class Plan:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     """
-    ns a pair of one allocator at one point: every round but the first.
+    ns a pair of one allocator at one point: every round but the first. predicted: what the laboratory says; 0: nothing.
     """
 
     point: Point
     peer: Peer
     rounds: tuple[float, ...]
     meta_bytes_per_page: float
+    predicted: float = 0.0
 
     @property
     def median(self) -> float:
@@ -133,6 +134,7 @@ class Result:
             "ns_max": round(max(self.rounds), 2),
             "rounds": len(self.rounds),
             "meta_bytes_per_page": round(self.meta_bytes_per_page, 2),
+            "predicted_ns_pair": round(self.predicted, 2) if self.predicted else None,
         }
 
 

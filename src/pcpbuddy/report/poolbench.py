@@ -31,6 +31,9 @@ def table(results: Sequence[Result]) -> str:
         lines.append(str(point).ljust(NAME) + "".join(cell.rjust(wide) for cell in cells))
         spans = (f"{_number(min(row[name].rounds))}-{_number(max(row[name].rounds))} " for name in names)
         lines.append("".ljust(NAME) + "".join(span.rjust(wide) for span in spans))
+        if any(one.predicted for one in row.values()):
+            told = (_number(row[name].predicted) + " " if row[name].predicted else "" for name in names)
+            lines.append("  predicted".ljust(NAME) + "".join(one.rjust(wide) for one in told))
     meta = {result.peer.name: result.meta_bytes_per_page for result in results}
     lines.append("metadata, bytes a page".ljust(NAME) + "".join(_meta(meta[name]).rjust(wide) for name in names))
     return "\n".join([*lines, "", NOTES]) + "\n"
