@@ -21,7 +21,7 @@ import pytest
 
 import pcpbuddy
 from pcpbuddy import recording
-from pcpbuddy.errors import RecordingError
+from pcpbuddy.errors import RecordingError, TraceError
 from pcpbuddy.names import GFP_HIGHUSER_MOVABLE, UNKNOWN
 from pcpbuddy.recording import files, snapshot, stream
 from pcpbuddy.requests import ALLOC, BULK, BULK_MORE, FOLD, FREE, ISOLATE, TICK, UNISOLATE
@@ -378,7 +378,10 @@ def test_a_folder(tmp_path):
 
 def test_not_a_parquet_file(tmp_path):
     (tmp_path / "trace.txt").write_text("# tracer: nop\n")
-    refused(tmp_path / "trace.txt", "trace.txt is not a recording")
+    refused(tmp_path / "trace.txt", "trace.txt.parquet has no rows")
+    (tmp_path / "notes.txt").write_text("bread\nmilk\n")
+    with pytest.raises(TraceError, match=r"notes\.txt is not a recording and not a trace: none of its first lines"):
+        recording.load(tmp_path / "notes.txt")
 
 
 def test_empty_file(tmp_path):
@@ -485,9 +488,15 @@ def test_rows_cut_off(tiny):
 
 
 def test_no_snapshot(tiny):
-    for ending in PARTS[1:]:
+    """
+    What a trace is: test_start_states.py. One snapshot alone is a mistake.
+    """
+    for ending in PARTS[1:3]:
         part(tiny, ending).unlink()
-    refused(tiny, "tiny-4c.parquet has no snapshot", "tiny-4c.snap0.npz")
+    refused(tiny, "tiny-4c.parquet has snapshot 1 beside it but no snapshot 0", "tiny-4c.snap0.npz")
+    for ending in PARTS[3:]:
+        part(tiny, ending).unlink()
+    assert recording.load(tiny).start == "inferred"
 
 
 @pytest.mark.parametrize("ending", PARTS[1:])

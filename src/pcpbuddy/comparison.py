@@ -24,6 +24,11 @@ __all__ = ["DEFAULT_POLICIES", "SCHEMA", "Comparison", "PolicyRun", "compare", "
 
 SCHEMA = "pcpbuddy.compare/1"
 DEFAULT_POLICIES = ("mainline", "fixed")
+STARTS = {
+    "snapshot": "",
+    "proc": "; start state ASSUMED from /proc texts",
+    "inferred": "; start state INFERRED from the trace alone",
+}
 SLICE = 1 << 16  # requests between two calls of progress
 
 Progress = Callable[[str, int, int], None]
@@ -49,6 +54,7 @@ class Comparison:
     The runs of one load, the first being what the others are measured against.
 
     load: what was replayed, in words. left_out: what of the source became no request, or not as recorded (law L8).
+    notes: what else belongs beside the figures: a start state that was made up, events that the trace lost.
     """
 
     source: str
@@ -57,6 +63,7 @@ class Comparison:
     left_out: dict[str, int]
     manifest: dict[str, Any]
     runs: list[PolicyRun]
+    notes: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """
@@ -84,11 +91,17 @@ class _Load:
     left_out: dict[str, int]
     digest: str
     node: Callable[[Policy], Any]
+    start: str = "snapshot"
+    notes: tuple[str, ...] = ()
 
 
 @overload
 def compare(
-    source: Source, policies: Policies = DEFAULT_POLICIES, *, progress: Progress | None = None
+    source: Source,
+    policies: Policies = DEFAULT_POLICIES,
+    *,
+    progress: Progress | None = None,
+    proc: Source | None = None,
 ) -> Comparison: ...
 @overload
 def compare(
@@ -96,6 +109,7 @@ def compare(
     policies: Policies = DEFAULT_POLICIES,
     *,
     progress: Progress | None = None,
+    proc: Source | None = None,
     cpus: int | Iterable[int] | None,
     **options: Any,
 ) -> Sweep: ...
@@ -104,29 +118,37 @@ def compare(
     policies: Policies = DEFAULT_POLICIES,
     *,
     progress: Progress | None = None,
+    proc: Source | None = None,
     cpus: int | Iterable[int] | bool | None = False,
     **options: Any,
 ) -> Comparison | Sweep:
     """
     Run a recording or workload under several policies.
 
-    source: NAME or NAME.parquet of a recording, or a workload name such as ``shape/S1`` or ``exit/storm``.
+    source: NAME or NAME.parquet of a recording, a trace of any form that ``pcpbuddy import`` reads, or a workload name
+        such as ``shape/S1`` or ``exit/storm``.
     policies: text as ``policy()`` takes it, comma-separated ("mainline,fixed+gate=never,mine.toml"), or a list of
         such texts and Policy values; the first is the one to compare with.
     progress: called as progress(what runs, done, in all): requests of a policy, or runs in virtual time.
+    proc: a folder with /proc texts of the machine of a trace (recording.load).
     cpus: how many virtual CPUs, one number or several; None: those of the recording, else 16. Given, all runs are in
         virtual time, and further options are those of ``sweeps.sweep``: seeds=5, memory="64GiB", costs="laptop" ..
         Not given, the requests are replayed without time; a workload of virtual CPUs always has time.
     Raises ConfigError, RecordingError or UsageError before anything runs.
     """
+    if proc is not None and (is_workload_name(os.fspath(source)) or in_virtual_time(source)):
+        raise ConfigError(f"proc: {source} is a workload and brings its own zones; leave it out")
     if cpus is not False or in_virtual_time(source):
+        if proc is not None:
+            options["parameters"] = {**(options.get("parameters") or {}), "proc": os.fspath(proc)}
         return sweep(source, policies, cpus=None if cpus is False else cpus, progress=progress, **options)
     if options:
         raise ConfigError(f"{next(iter(options))}: only runs in virtual time have it; give cpus too")
     chosen = parse_policies(policies)
-    load = _open(os.fspath(source))
+    load = _open(os.fspath(source), proc)
     runs = [_run(load, which, progress) for which in chosen]
-    return Comparison(load.name, load.words, len(load.requests), load.left_out, _manifest(load, chosen), runs)
+    made = _manifest(load, chosen)
+    return Comparison(load.name, load.words, len(load.requests), load.left_out, made, runs, load.notes)
 
 
 def in_virtual_time(source: Source) -> bool:
@@ -138,10 +160,10 @@ def in_virtual_time(source: Source) -> bool:
     return is_load_name(os.fspath(source))
 
 
-def _open(source: str) -> _Load:
+def _open(source: str, proc: Source | None) -> _Load:
     if is_workload_name(source):
         return _open_workload(source)
-    return _open_recording(source)
+    return _open_recording(source, proc)
 
 
 def _open_workload(name: str) -> _Load:
@@ -155,8 +177,8 @@ def _open_workload(name: str) -> _Load:
     return _Load(name, words, made.requests, made.nr_handles, {}, digest, node)
 
 
-def _open_recording(source: str) -> _Load:
-    recorded = recording.load(source)
+def _open_recording(source: str, proc: Source | None) -> _Load:
+    recorded = recording.load(source, proc)
     state = recorded.state
 
     def node(which: Policy) -> Any:
@@ -170,7 +192,18 @@ def _open_recording(source: str) -> _Load:
     )
     if not recorded.with_probes:
         words += " (standard tracepoints only)"
-    return _Load(recorded.name, words, recorded.requests, recorded.nr_handles, recorded.left_out, recorded.digest, node)
+    words += STARTS[recorded.start]
+    return _Load(
+        recorded.name,
+        words,
+        recorded.requests,
+        recorded.nr_handles,
+        recorded.left_out,
+        recorded.digest,
+        node,
+        recorded.start,
+        recorded.notes,
+    )
 
 
 def _run(load: _Load, which: Policy, progress: Progress | None) -> PolicyRun:
@@ -195,9 +228,13 @@ def _manifest(load: _Load, chosen: list[Policy]) -> dict[str, Any]:
     """
     What made the figures.
     """
+    made_up = {} if load.start == "snapshot" else {"start_state": load.start}
+    noted = {"notes": list(load.notes)} if load.notes else {}
     return manifest(
         chosen,
         mode="handle",
+        **made_up,
+        **noted,
         seed=None,
         source=load.name,
         source_sha256=load.digest,

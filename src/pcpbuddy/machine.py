@@ -156,6 +156,7 @@ class Machine:
                 "unit": load.unit,
                 "parameters": dict(load.parameters),
                 "left_out": dict(load.stream.left_out) if load.stream is not None else {},
+                **({"notes": list(load.notes)} if load.notes else {}),
             },
             config={
                 "cpus": self.cpus,
@@ -356,8 +357,8 @@ def find_load(
     from .workload.recorded import recording_load
 
     for key in given:
-        if key != "gaps":
-            raise ConfigError(f"a recording has no parameter {key!r}; it has: gaps")
+        if key not in ("gaps", "proc"):
+            raise ConfigError(f"a recording has no parameter {key!r}; it has: gaps, proc")
     return recording_load(name, **given)
 
 

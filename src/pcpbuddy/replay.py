@@ -68,11 +68,13 @@ def replay(
     *,
     until: int | None = None,
     progress: Progress | None = None,
+    proc: str | os.PathLike[str] | None = None,
 ) -> Replay:
     """
     Replay a recording.
 
-    source: NAME or NAME.parquet, with NAME.snap0 beside it (and NAME.snap1, to compare the end with).
+    source: NAME or NAME.parquet, with NAME.snap0 beside it (and NAME.snap1, to compare the end with). In handle mode
+        also a trace of any form, from a state that is made up; proc: a folder with /proc texts of its machine.
     mode: free-run, guided, resync or handle; by default free-run for mainline and handle for every other policy.
     until: stop before this row of the file; then the final state is not compared.
     progress: called as progress(mode, rows done, rows in all).
@@ -85,7 +87,7 @@ def replay(
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode == "handle":
-        return _handle(source, chosen, until, progress)
+        return _handle(source, chosen, until, progress, proc)
     if chosen.name != "mainline":
         raise UsageError(
             f"mode {mode} compares with a kernel that runs mainline, so it cannot be used with policy {chosen.name}; "
@@ -93,6 +95,8 @@ def replay(
         )
     if until is not None and until < 0:
         raise UsageError(f"until row {until}: expected 0 or more")
+    if proc is not None:
+        raise UsageError(f"mode {mode} starts from a snapshot; /proc texts are for --mode handle and for compare")
     opened = _Opened(source)
     done = opened.run(mode, chosen, until, progress)
     if mode == "free-run" and done.results["causes"] and "unexplained" not in done.results["causes"]:
@@ -104,13 +108,19 @@ def replay(
     return done
 
 
-def _handle(source: str | os.PathLike[str], chosen: Policy, until: int | None, progress: Progress | None) -> Replay:
+def _handle(
+    source: str | os.PathLike[str],
+    chosen: Policy,
+    until: int | None,
+    progress: Progress | None,
+    proc: str | os.PathLike[str] | None,
+) -> Replay:
     """
     As a load: what the policy makes of it, in the metrics of section 3.
     """
     if until is not None:
         raise UsageError("--until is for the modes that compare; handle mode replays all of a recording")
-    done = compare(source, [chosen], progress=progress)
+    done = compare(source, [chosen], progress=progress, proc=proc)
     run = done.runs[0]
     results = {
         "mode": "handle",
@@ -118,6 +128,7 @@ def _handle(source: str | os.PathLike[str], chosen: Policy, until: int | None, p
         "metrics": run.metrics,
         "skipped": run.skipped,
         "left_out": done.left_out,
+        **({"notes": list(done.notes)} if done.notes else {}),
     }
     return Replay(done.load, results, done.manifest, run.elapsed_ns, done.nr_requests)
 
@@ -135,8 +146,9 @@ class _Opened:
         first = files.read_snapshot(base, 0)
         if first is None:
             raise RecordingError(
-                f"{path.name} has no snapshot beside it; a replay starts from {self.name}.snap0.json.zst and "
-                f"{self.name}.snap0.npz: put both into the same folder"
+                f"{path.name} has no snapshot beside it; modes free-run, guided and resync compare page frames from "
+                f"{self.name}.snap0.json.zst and {self.name}.snap0.npz on: put both into the same folder, or use "
+                "--mode handle or `pcpbuddy compare`, which make up a start state and say so"
             )
         self.first, self.last = first, files.read_snapshot(base, 1)
         for snap in (self.first, self.last):

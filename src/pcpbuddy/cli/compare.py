@@ -21,18 +21,24 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 OPTIONS = (*KEYS, *RUN_KEYS, "seeds", "set")
 EPILOG = """\
-SOURCE is a recording (NAME or NAME.parquet, with NAME.snap0 beside it) or a workload: shape/S1 .. shape/S6, or one of
-virtual CPUs, such as exit/storm. A policy is a profile, a profile with changes such as fixed+gate=never+phase2=off, a
-TOML file of policies (mine.toml) or one of them (mine.toml:NAME). `pcpbuddy policies` shows all profiles and switches.
+SOURCE is a recording (NAME or NAME.parquet, with NAME.snap0 beside it), a trace of any form that `pcpbuddy import`
+reads (trace.dat, text, perf, raw; packed; the folder of `pcpbuddy record`), or a workload: shape/S1 .. shape/S6, or one
+of virtual CPUs, such as exit/storm. A policy is a profile, a profile with changes such as fixed+gate=never+phase2=off,
+a TOML file of policies (mine.toml) or one of them (mine.toml:NAME). `pcpbuddy policies` shows all there are.
 
 Recordings and shapes are replayed request by request, without time. With --cpus or --machine, and for workloads of
 virtual CPUs always, every policy gets a machine in virtual time for each number of CPUs and each seed; a recording then
 runs in closed loop on its own number of CPUs. A change is shown where the interval of the difference, seed by seed,
 does not contain 0; else the table says that no difference was found.
 
+A trace has no snapshot to start from. With --proc DIR, or where the texts came with the trace (record), the state is
+made up of copies of /proc/zoneinfo, pagetypeinfo and buddyinfo; else it is inferred from the trace alone. The table
+says which.
+
 examples:
   pcpbuddy compare shape/S1 --policy mainline,fixed
   pcpbuddy compare recordings/tiny-4c.parquet --policy mainline,posted,fixed --all
+  pcpbuddy compare trace.dat --policy mainline,fixed --proc before/
   pcpbuddy compare exit/storm --policy mainline,fixed --cpus 4,16,64 --seeds 5
   pcpbuddy compare purge/jemalloc --policy mainline,fixed,llist --cpus 4,64,256 --metric zone_lock.wait_ns.share
   pcpbuddy compare recordings/tiny-4c --json - | jq '.results[].metrics["zone_lock.holds"]'
@@ -50,7 +56,7 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="a recording, or the name of a workload")
+    parser.add_argument("source", metavar="SOURCE", help="a recording, a trace, or the name of a workload")
     parser.add_argument(
         "--policy",
         metavar="P1,P2,...",
@@ -59,6 +65,11 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--json", metavar="-", choices=["-"], help="print one JSON document to stdout instead of the table"
+    )
+    parser.add_argument(
+        "--proc",
+        metavar="DIR",
+        help="of a trace: copies of /proc/zoneinfo, pagetypeinfo and buddyinfo from just before it, to start from",
     )
     parser.add_argument("--all", action="store_true", help="also metrics that are zero everywhere, and all detail")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
@@ -78,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
     """
     # Here and not above: `pcpbuddy --help` needs neither numpy nor the core.
     from ..comparison import in_virtual_time
+    from .sources import prepare
 
+    prepare(args.source, quiet=args.quiet)
     config = read_config(args.config, ("cpus", *OPTIONS)) if args.config else {}
     options = collect(args, OPTIONS, config)
     if args.cpus is None and "cpus" not in config and not args.machine and not in_virtual_time(args.source):
@@ -95,7 +108,7 @@ def _without_time(args: argparse.Namespace) -> int:
 
     policies = parse_policies(args.policy)
     with progress(len(policies), "requests", quiet=args.quiet) as told:
-        comparison = compare(args.source, policies, progress=told)
+        comparison = compare(args.source, policies, progress=told, proc=args.proc)
     _print(args, comparison)
     if not args.quiet:
         for done in comparison.runs:
@@ -124,7 +137,13 @@ def _in_virtual_time(args: argparse.Namespace, cpus: Any, options: dict[str, Any
     parameters = options.pop("set")
     with progress(None, "runs", quiet=args.quiet) as told:
         swept = compare(
-            args.source, policies, cpus=cpus, parameters=parameters, progress=told and _as_one(told), **options
+            args.source,
+            policies,
+            cpus=cpus,
+            parameters=parameters,
+            progress=told and _as_one(told),
+            proc=args.proc,
+            **options,
         )
     if swept.runs:
         _print(args, swept, metrics)

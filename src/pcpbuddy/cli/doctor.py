@@ -21,7 +21,8 @@ SCHEMA = "pcpbuddy.doctor/1"
 INCOMPLETE = 4
 SUFFIX = ".parquet"
 EPILOG = """\
-FILE is NAME or NAME.parquet; NAME.snap0 and NAME.snap1 are looked at where they lie beside it.
+FILE is NAME or NAME.parquet; NAME.snap0 and NAME.snap1 are looked at where they lie beside it. Or it is a trace of any
+form that `pcpbuddy import` reads.
 
 exit codes: 0 done, whatever was found; 2 FILE is not a recording; with --strict also 4: the recording is
 incomplete (the second line of the text says why: lost, repeated, impossible or displaced rows, a snapshot that is
@@ -45,7 +46,9 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="a recording, whole or damaged, with or without snapshots")
+    parser.add_argument(
+        "file", metavar="FILE", help="a recording or a trace, whole or damaged, with or without snapshots"
+    )
     parser.add_argument(
         "--json", metavar="-", choices=["-"], help="print one JSON document to stdout instead of the text"
     )
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from ..recording.health import examine
     from ..recording.verdicts import incomplete
 
-    path = _locate(args.file)
+    path = _locate(args.file, quiet=args.quiet)
     with progress(1, "rows", quiet=args.quiet or not sys.stderr.isatty()) as told:
         health = examine(path, progress=functools.partial(told, path.name) if told else None)
     if args.json:
@@ -109,14 +112,15 @@ def _digest(path: Path, health: "Health") -> str:
     return digest.hexdigest()
 
 
-def _locate(source: str) -> Path:
+def _locate(source: str, *, quiet: bool) -> Path:
     """
-    The parquet file that FILE names, with or without its ending.
+    The parquet file that FILE names, with or without its ending; of a trace, a temporary one.
     """
+    from ..recording import locate
+    from .sources import prepare
+
     path = Path(source)
-    for candidate in (path, path.with_name(path.name + SUFFIX)) if path.name else ():
-        if candidate.is_file():
-            return candidate
-    if path.is_dir():
-        raise RecordingError(f"{source} is a folder; name one recording in it, for example {path / 'NAME'}{SUFFIX}")
+    if source == "-" or (path.name and (path.exists() or path.with_name(path.name + SUFFIX).exists())):
+        prepare(source, quiet=quiet)
+        return locate(source)
     raise RecordingError(f"there is no file {source} and no {source}{SUFFIX}; give the NAME.parquet of a recording")

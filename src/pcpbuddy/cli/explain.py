@@ -6,12 +6,14 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 SCHEMA = "pcpbuddy.explain/1"
 EPILOG = """\
-FILE is a recording (NAME or NAME.parquet). NAME.snap0 and NAME.snap1 beside it are used where they are there:
-the first says where the page was before, the second whether the followed life ends where it should.
+FILE is a recording (NAME or NAME.parquet) or a trace of any form that `pcpbuddy import` reads. NAME.snap0 and
+NAME.snap1 beside it are used where they are there: the first says where the page was before, the second whether the
+followed life ends where it should.
 
 examples:
   pcpbuddy explain recordings/tiny-4c.parquet --pfn 18566
@@ -31,7 +33,7 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="a recording")
+    parser.add_argument("file", metavar="FILE", help="a recording or a trace")
     parser.add_argument("--pfn", metavar="N", required=True, help="the page frame number, decimal or 0x...")
     parser.add_argument("--json", metavar="-", choices=["-"], help="print one JSON document to stdout instead of text")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
@@ -43,18 +45,25 @@ def run(args: argparse.Namespace) -> int:
     Run the command.
     """
     pfn = page_number(args.pfn)
-    from ..recording import locate
+    from ..recording import locate, origin
     from ..recording.life import explain
+    from .sources import prepare
 
+    prepare(args.file, quiet=args.quiet)
     begun = time.perf_counter()
-    life = explain(locate(args.file), pfn)
+    path = locate(args.file)
+    life = explain(path, pfn)
+    from_trace = origin(path)
+    notes = from_trace.notes if from_trace else []
     if args.json:
-        json.dump(document(life), sys.stdout, indent=1)
+        json.dump(document(life, notes), sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         from ..report.life import text
 
         sys.stdout.write(text(life))
+        for note in notes:
+            sys.stdout.write(f"{note[:1].upper()}{note[1:]}.\n")
     if not args.quiet:
         print(f"{life.name}: {life.nr_rows} rows read in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
     return 0
@@ -74,14 +83,15 @@ def page_number(text: str) -> int:
         ) from None
 
 
-def document(life: Any) -> dict[str, Any]:
+def document(life: Any, notes: Sequence[str] = ()) -> dict[str, Any]:
     """
-    The life as one JSON document.
+    The life as one JSON document. notes: what the trace lacks that it was read from.
     """
     from ..manifest import manifest
 
+    noted = {"notes": list(notes)} if notes else {}
     return {
         "schema": SCHEMA,
-        "manifest": manifest((), source=life.name, source_sha256=life.digest, rows=life.nr_rows),
+        "manifest": manifest((), source=life.name, source_sha256=life.digest, rows=life.nr_rows, **noted),
         "results": life.document(),
     }

@@ -10,7 +10,8 @@ from typing import Any
 from .progress import progress
 
 EPILOG = """\
-RECORDING is NAME or NAME.parquet, with NAME.snap0 beside it, and NAME.snap1 to compare the end with.
+RECORDING is NAME or NAME.parquet, with NAME.snap0 beside it, and NAME.snap1 to compare the end with. A trace without a
+snapshot, of any form that `pcpbuddy import` reads, can be replayed in mode handle only, from a state that is made up.
 modes:
   free-run   the policy decides all that it can know; what it cannot know and the recording shows is counted
   guided     what rows show but no policy can know (a lost race, LRU bits, true order) is taken from them, and counted
@@ -45,6 +46,11 @@ def add_parser(commands: Any) -> None:
         help="what is taken from the recording (default: free-run for mainline, handle for other policies)",
     )
     parser.add_argument("--policy", metavar="P", default="mainline", help="one policy (default: %(default)s)")
+    parser.add_argument(
+        "--proc",
+        metavar="DIR",
+        help="of a trace: copies of /proc/zoneinfo, pagetypeinfo and buddyinfo from just before it, to start from",
+    )
     parser.add_argument("--until", metavar="N", type=int, help="stop before row N of the file and show the state there")
     parser.add_argument(
         "--json", metavar="-", choices=["-"], help="print one JSON document to stdout instead of the report"
@@ -60,9 +66,11 @@ def run(args: argparse.Namespace) -> int:
     """
     # Here and not above: `pcpbuddy --help` needs neither numpy nor the core.
     from ..replay import replay
+    from .sources import prepare
 
+    prepare(args.recording, quiet=args.quiet)
     with progress(None, "rows" if args.mode != "handle" else "requests", quiet=args.quiet) as told:
-        done = replay(args.recording, args.mode, args.policy, until=args.until, progress=told)
+        done = replay(args.recording, args.mode, args.policy, until=args.until, progress=told, proc=args.proc)
     if args.json:
         json.dump(done.document(), sys.stdout, indent=1)
         sys.stdout.write("\n")

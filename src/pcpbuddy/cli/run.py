@@ -49,10 +49,15 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workload", metavar="WORKLOAD", nargs="?", help="name of a workload, or a recording")
+    parser.add_argument("workload", metavar="WORKLOAD", nargs="?", help="name of a workload, a recording, or a trace")
     parser.add_argument("--cpus", metavar="N", help="virtual CPUs, 1 to 512 (default: 4; a recording's own)")
     parser.add_argument("--policy", metavar="P", help="one policy (default: fixed)")
     add_options(parser)
+    parser.add_argument(
+        "--proc",
+        metavar="DIR",
+        help="of a trace: copies of /proc/zoneinfo, pagetypeinfo and buddyinfo from just before it, to start from",
+    )
     parser.add_argument("--seed", metavar="N", help="of everything drawn by chance (default: 0)")
     parser.add_argument("--config", metavar="FILE", help="a TOML file of these options")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the run into a file, for pcpbuddy.load_run")
@@ -72,13 +77,20 @@ def run(args: argparse.Namespace) -> int:
     """
     # Here and not above: `pcpbuddy --help` needs neither numpy nor the core.
     from ..machine import Machine, find_load
+    from ..workload.load import is_load_name
+    from .sources import prepare
 
     options = collect(args, ALL_KEYS, read_config(args.config, ALL_KEYS) if args.config else {})
     workload = options.pop("workload", None)
     if not isinstance(workload, str):
         raise ConfigError("no workload given; `pcpbuddy run exit/storm`, say")
     _refuse_existing(args)
+    prepare(workload, quiet=args.quiet)
     parameters = options.pop("set")
+    if args.proc is not None:
+        if is_load_name(workload):
+            raise ConfigError(f"--proc: {workload} is a workload and brings its own zones; leave it out")
+        parameters = {**parameters, "proc": args.proc}
     timing = {key: options.pop(key) for key in RUN_KEYS if key in options}
     cpus = options.pop("cpus", None)
     machine = Machine(CPUS if cpus is None else cpus, **options)

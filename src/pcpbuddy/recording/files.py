@@ -20,7 +20,7 @@ from ..errors import RecordingError
 MISSING = -(1 << 62)
 
 COLUMNS = ("ts_ns", "cpu", "cpu_seq", "phase", "pfn", "order", "migratetype", "gfp_flags")
-OPTIONAL_COLUMNS = ("zone", "pcp_cpu", "isolate")
+OPTIONAL_COLUMNS = ("zone", "pcp_cpu", "isolate", "fallback_order", "fallback_migratetype")
 ARRAYS = ("pageblock_flags", "page_state", "page_order", "page_flags")
 
 # Every event that a recording may hold, and the tracepoint systems of which any event is welcome.

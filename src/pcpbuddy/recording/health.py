@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecordingError
-from . import files, snapshot
+from . import files, proctexts, snapshot
 from .files import EVENT_CODES, MISSING, OTHER_EVENT
 from .numbering import Clock, Cpu, Impossible, Numbers
 from .pagestates import NAMED, Pages, PageStates
+from .sources import origin
 
 __all__ = ["Clock", "Cpu", "Health", "Impossible", "Pages", "Signs", "SnapshotHealth", "examine"]
 
@@ -104,6 +105,8 @@ class Health:
     as between the snapshots. ring_losses: events that the kernel itself counted as overwritten or dropped.
     first_loss_row: where the first row between the snapshots is missing, None if none is.
     columns_missing: column -> what cannot be told without it.
+    trace: what the rows were imported from, in words, None for a recording; trace_incomplete and trace_notes: what the
+    import found. proc: which /proc texts of its machine came with it.
     """
 
     name: str
@@ -125,6 +128,10 @@ class Health:
     snapshots: tuple[SnapshotHealth, SnapshotHealth]
     pages: Pages
     signs: Signs
+    trace: str | None = None
+    trace_incomplete: str | None = None
+    trace_notes: tuple[str, ...] = ()
+    proc: tuple[str, ...] = ()
 
     @property
     def repeated(self) -> int:
@@ -166,7 +173,19 @@ def examine(path: Path, *, progress: Progress | None = None) -> Health:
     for batch in rows.batches(wanted):
         lives.add(batch)
         told.add(len(batch["event"]))
-    return _collect(rows, base.name, numbers, lives, snapshots, (first, last))
+    found_all = _collect(rows, base.name, numbers, lives, snapshots, (first, last))
+    from_trace = origin(path)
+    texts = proctexts.beside(base) or (from_trace.proc if from_trace else {})
+    found_all = dataclasses.replace(found_all, proc=tuple(sorted(texts)))
+    if from_trace is None:
+        return found_all
+    return dataclasses.replace(
+        found_all,
+        kernel=found_all.kernel or from_trace.kernel,
+        trace=from_trace.words,
+        trace_incomplete=from_trace.incomplete,
+        trace_notes=tuple(from_trace.notes),
+    )
 
 
 class _Told:

@@ -53,6 +53,8 @@ def incomplete(health: Health) -> list[str]:
         found.append("no row lies between the snapshots (phase 1)")
     if health.lost:
         found.append(f"{_n(health.lost, 'row')} lost")
+    if health.trace_incomplete:
+        found.append(f"the trace it was imported from lacks events ({health.trace_incomplete})")
     if health.ring_losses:
         found.append(f"the kernel counted {_n(health.ring_losses, 'event')} as overwritten or dropped")
     for snap in health.snapshots:
@@ -77,14 +79,15 @@ def refusals(health: Health, *, loading: bool = True) -> list[str]:
     Why a replay refuses the recording; empty if it does not.
 
     loading: handle mode and ``compare`` read all rows at once and take no file that has rows twice or ends too early;
-    the other modes count both and go on.
+    the other modes count both and go on. Without a snapshot these two make up a state, and take all rows.
     """
     found = []
     if not health.rows:
         return ["there are no rows"]
     first, last = health.snapshots
     if not first.there:
-        found.append("snapshot 0 is missing, the state that a replay starts from")
+        if not loading or last.there:
+            found.append("snapshot 0 is missing, the state that a replay starts from")
     elif not first.usable:
         found.append("snapshot 0 cannot be used")
     if last.there and not last.usable:
@@ -100,7 +103,7 @@ def refusals(health: Health, *, loading: bool = True) -> list[str]:
         parts = [f"{_n(fault.rows, 'row')} with an impossible {fault.column}" for fault in refused]
         parts += [f"{_n(count, 'row')} of unknown event {name}" for name, count in health.events_unknown.items()]
         found.append(f"the file has {', '.join(parts)}")
-    if not health.phases[1]:
+    if not health.phases[1] and (first.there or last.there or not loading):
         found.append("no row lies between the snapshots")
     return found
 
@@ -165,6 +168,10 @@ def _resync(health: Health) -> list[str]:
 
 def _handle(health: Health) -> list[str]:
     found = []
+    if not health.snapshots[0].there and "zoneinfo" in health.proc:
+        found.append("the start state is assumed, from the /proc texts that came with it")
+    elif not health.snapshots[0].there:
+        found.append("the start state is inferred from the rows alone (better: --proc DIR with /proc texts)")
     if health.lost_between_snapshots or health.ring_losses:
         found.append(f"{_loss(health)}, and the requests among them are missing")
     pages = health.pages
@@ -233,11 +240,22 @@ def questions(health: Health) -> list[Verdict]:
     return [
         _page_frames(health),
         _refills(health),
-        Verdict("lock waits?", NO, "no lock events are recorded"),
+        _lock_waits(health),
         _cma_share(health),
         _fragmentation(health),
         _task(health),
     ]
+
+
+def _lock_waits(health: Health) -> Verdict:
+    question = "lock waits?"
+    if not health.events.get("contention_begin"):
+        return Verdict(question, NO, "no lock events are recorded")
+    found = [
+        "how long CPUs waited, not how long locks were held",
+        "which lock is a zone's its address alone does not say",
+    ]
+    return _but(question, found)
 
 
 def _page_frames(health: Health) -> Verdict:

@@ -33,7 +33,8 @@ def _head(health: Health) -> list[str]:
     parts = [f"{health.rows} rows"]
     if health.rows:
         clock = health.clock
-        parts.append(f"{_seconds(clock.span_ns)} ({_seconds(clock.span_between_ns)} between the snapshots)")
+        between = f" ({_seconds(clock.span_between_ns)} between the snapshots)" if health.trace is None else ""
+        parts.append(f"{_seconds(clock.span_ns)}{between}")
     if health.kernel is not None:
         parts.append(f"Linux {health.kernel}")
     if health.managed_pages is not None:
@@ -42,7 +43,12 @@ def _head(health: Health) -> list[str]:
         parts.append("with ora/* probe rows" if health.with_probes else "standard tracepoints only")
     faults = incomplete(health)
     verdict = f"Incomplete: {'; '.join(faults)}." if faults else "Complete: no row is lost, both snapshots belong here."
-    return [*_wrap(f"{health.name}: {', '.join(parts)}"), *_wrap(verdict)]
+    lines = _wrap(f"{health.name}: {', '.join(parts)}")
+    if health.trace is not None:
+        texts = f"; /proc texts with it: {', '.join(health.proc)}" if health.proc else ""
+        lines += _wrap(f"Imported from a trace: {health.trace}{texts}.")
+    lines += _wrap(verdict)
+    return [*lines, *(line for note in health.trace_notes for line in _wrap(f"{note[:1].upper()}{note[1:]}."))]
 
 
 def _cpus(health: Health) -> list[str]:

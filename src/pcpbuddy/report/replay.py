@@ -77,6 +77,8 @@ def _handle(results: Mapping[str, Any]) -> list[str]:
     for name in ("zone_lock.holds", "zone_lock.list_ops", "refill.count", "allocs.from_pcp", "cma.movable_share"):
         value = metrics[name]
         lines.append(f"  {name:<28}{f'{100 * value:.1f}%' if isinstance(value, float) else value:>12}")
+    for note in results.get("notes", ()):
+        lines += ["", *_wrap(f"{note[:1].upper()}{note[1:]}.")]
     return [*lines, "", *_wrap("`pcpbuddy compare` shows all metrics, and several policies side by side.")]
 
 

@@ -240,7 +240,7 @@ def _notes(comparison: Comparison) -> list[str]:
     """
     What did not become a request, and what single runs had to skip (law L8).
     """
-    lines = []
+    lines = [line for note in comparison.notes for line in _wrap(f"{note[:1].upper()}{note[1:]}.")]
     if comparison.left_out:
         parts = [f"{count} {LEFT_OUT.get(name, f'{name} rows')}" for name, count in comparison.left_out.items()]
         lines += _wrap(f"Not replayed, or not as recorded: {'; '.join(parts)}.")

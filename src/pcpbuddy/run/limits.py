@@ -26,4 +26,5 @@ def limits(manifest: Mapping[str, Any]) -> list[str]:
             f"Virtual time. Costs: {costs['name']}, not calibrated on any machine here: compare runs with one another, "
             "do not quote single times."
         )
-    return [times, LEFT_OUT]
+    notes = manifest.get("workload", {}).get("notes", ())
+    return [*(f"{note[:1].upper()}{note[1:]}." for note in notes), times, LEFT_OUT]

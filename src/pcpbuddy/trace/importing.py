@@ -3,6 +3,7 @@ A trace into a Parquet file, in one pass: rows, and in the metadata what they co
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,18 @@ class Imported:
     facts: dict[str, Any]
 
 
-def import_trace(trace: Trace, output: Path, manifest: dict[str, Any], progress: Progress | None = None) -> Imported:
+def import_trace(
+    trace: Trace,
+    output: Path,
+    manifest: dict[str, Any],
+    progress: Progress | None = None,
+    proc: Mapping[str, str] | None = None,
+) -> Imported:
     """
     All rows of an open trace into ``output``, which is replaced. Nothing is left there if the trace turns out damaged.
 
-    manifest: what made the file; the source and its health are added to it. Raises TraceError and UsageError.
+    manifest: what made the file; the source and its health are added to it. proc: /proc texts of the machine, which the
+    file then carries. Raises TraceError and UsageError.
     """
     counts = np.zeros(len(KNOWN), np.int64)
     with ParquetFile(output) as file:
@@ -54,6 +62,6 @@ def import_trace(trace: Trace, output: Path, manifest: dict[str, Any], progress:
             "kernel": trace.kernel,
             "clock": trace.clock,
         }
-        file.finish({**manifest, **facts, "health": health.document()})
+        file.finish({**manifest, **facts, "health": health.document()}, proc)
     found = {KNOWN[code]: int(counts[code]) for code in np.argsort(-counts, kind="stable") if counts[code]}
     return Imported(trace.form, trace.name, trace.kernel, trace.clock, file.columns, found, health, facts)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ MANY_VALUES = ("ts_ns", "cpu_seq", "pfn")
 # Between two snapshots, where there are any; a trace without is taken as a whole.
 PHASE = 1
 METADATA_KEY = b"pcpbuddy"
+PROC_KEY = b"pcpbuddy.proc"  # /proc texts of the machine that was traced, where they came with the trace
 
 
 class ParquetFile:
@@ -105,13 +107,15 @@ class ParquetFile:
         there = places >= 0
         places[there] = joined[places[there]]
 
-    def finish(self, manifest: dict[str, Any]) -> None:
+    def finish(self, manifest: dict[str, Any], proc: Mapping[str, str] | None = None) -> None:
         """
-        Write what is left, give the file its metadata and its name.
+        Write what is left, give the file its metadata and its name. proc: /proc texts of the machine, by name.
         """
         if self._nr_held or self._writer is None:
             self.flush()
         metadata = {METADATA_KEY: json.dumps(manifest).encode()}
+        if proc:
+            metadata[PROC_KEY] = json.dumps(dict(proc)).encode()
         if len(self._parts) > 1:
             self._close_part({})
             self._join(metadata)

@@ -84,6 +84,7 @@ class Load:
     memory_bytes, cma: size of the machine's memory, and the share of it in a CMA area.
     duration_ns: virtual time to measure, from MEASURE on; None: to the end of all programs.
     unit: what WORK counts.
+    notes: sentences that belong under every figure, such as that the start state was made up.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Load:
     cma: float = 0.0
     duration_ns: float | None = None
     unit: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         nr = self.cpus

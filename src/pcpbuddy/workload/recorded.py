@@ -25,17 +25,20 @@ PS_PER_NS = 1000
 MOST_GAPS = 1e6
 
 
-def recording_load(source: str | os.PathLike[str], *, gaps: float = 1.0) -> Load:
+def recording_load(
+    source: str | os.PathLike[str], *, gaps: float = 1.0, proc: str | os.PathLike[str] | None = None
+) -> Load:
     """
-    NAME or NAME.parquet of a recording as a load, on the recorded CPUs, from the recorded start state.
+    NAME or NAME.parquet of a recording, or a trace, as a load, on the recorded CPUs, from the recorded start state.
 
     gaps: the recorded time between two requests of a CPU becomes time in which it computes, so many times as long. It
     holds what the recorded kernel spent in its allocator and waiting for locks, the cost of tracing, and idle time.
+    proc: a folder with /proc texts, to start from where there is no snapshot.
     Raises RecordingError or ConfigError.
     """
     if isinstance(gaps, bool) or not isinstance(gaps, int | float) or not 0 <= gaps <= MOST_GAPS:
         raise ConfigError(f"gaps={gaps!r}: expected a number, 0 to {MOST_GAPS:g}")
-    recorded = recording.load(source)
+    recorded = recording.load(source, proc)
     stream = closed_loop(recorded.requests, recorded.times_ns, recorded.state, recorded.left_out, gaps)
     replay = Program(recorded.name)
     replay.replay()
@@ -44,12 +47,13 @@ def recording_load(source: str | os.PathLike[str], *, gaps: float = 1.0) -> Load
         name=recorded.name,
         meaning=f"Linux {recorded.kernel}, {recorded.seconds:.1f} s recorded, each CPU's requests in closed loop",
         source=f"recording {recorded.name}, sha256 {recorded.digest}",
-        parameters={"gaps": float(gaps)},
+        parameters={"gaps": float(gaps), **({} if proc is None else {"proc": os.path.basename(os.path.abspath(proc))})},
         programs=(replay.instructions(),),
         cpu_program=np.zeros(recorded.state["cpus"], np.uint32),
         nr_queues=0,
         stream=stream,
         memory_bytes=managed * PAGE_SIZE,
+        notes=recorded.notes,
     )
 
 
