@@ -24,7 +24,8 @@ header_page and format files beside them). - is standard input. gzip, zstd and x
 from the content.
 
 The rows are those of docs/reference/traces.md, in the order of time. Lost events are counted and located; where their
-number is known, the numbers of the rows (cpu_seq) skip as many. The file's metadata say what it was made from.
+number is known, the numbers of the rows (cpu_seq) skip as many. The file's metadata say what it was made from; copies
+of /proc/zoneinfo, pagetypeinfo and buddyinfo in TRACE.proc (or in TRACE, a folder) travel in it, for `compare`.
 
 exit codes: 0 done, whatever was found; 2 TRACE is no trace, or damaged; with --strict also 4: events are missing.
 
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """
     # Here and not above: `pcpbuddy --help` needs neither numpy nor pyarrow.
     from ..manifest import manifest
+    from ..recording.proctexts import beside
     from ..trace import open_trace
     from ..trace.importing import import_trace
 
@@ -77,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
         open_trace(args.trace, kernel=args.kernel, buffer=args.buffer, digest=True) as trace,
         progress(1, "MiB", quiet=args.quiet) as told,
     ):
-        done = import_trace(trace, output, made_by, told and _in_mib(told, trace.name))
+        texts = {} if args.trace == "-" else beside(args.trace)
+        done = import_trace(trace, output, made_by, told and _in_mib(told, trace.name), texts)
     if args.json:
         json.dump(document(done, made_by), sys.stdout, indent=1)
         sys.stdout.write("\n")

@@ -72,8 +72,8 @@ def load(source: str | os.PathLike[str], proc: str | os.PathLike[str] | None = N
         if files.read_snapshot(base, 1) is not None:
             raise RecordingError(
                 f"{path.name} has snapshot 1 beside it but no snapshot 0; a replay starts from "
-                f"{base.name}.snap0.json.zst and {base.name}.snap0.npz: put both into the same folder, or move snapshot "
-                "1 away to start from a state that is made up"
+                f"{base.name}.snap0.json.zst and {base.name}.snap0.npz: put both into the same folder, or move "
+                "snapshot 1 away to start from a state that is made up"
             )
         return _without_snapshot(path, rows, proc, proctexts.beside(base))
     if proc is not None:

@@ -269,6 +269,7 @@ class _Zone:
         self.free: dict[tuple[int, int], list[int]] = {}
         self.lists: dict[int, dict[int, list[int]]] = {}
         self.missing = 0  # pages that the texts count free and that found no place
+        self.unmanaged = text.present - text.managed  # pages that were never given to the allocator
         self._cut_holes(ram)
         self.types = self._types()
 
@@ -286,10 +287,15 @@ class _Zone:
             there = np.zeros(self.nr, bool)
             for low, high in ram:
                 there[max(0, low - self.base) : max(0, high - self.base)] = True
-            absent = ~there & (self.state != HOLE)
-            if np.count_nonzero(absent) == holes and not (absent & self.touched).any():
-                self.state[absent] = HOLE
+            outside = ~there & (self.state != HOLE)
+            if np.count_nonzero(outside) == holes and not (outside & self.touched).any():
+                self.state[outside] = HOLE
                 return
+        if text.blocks is not None:
+            # So many pageblocks are there that pagetypeinfo does not count; other holes lie inside of some.
+            first, last = text.start_pfn // PAGEBLOCK_PAGES, (text.end_pfn - 1) // PAGEBLOCK_PAGES
+            absent = max(0, last - first + 1 - int(text.blocks.sum())) * PAGEBLOCK_PAGES
+            holes, self.unmanaged = min(holes, absent), self.unmanaged + max(0, holes - absent)
         self.state[self._untouched(holes)] = HOLE
 
     def _untouched(self, count: int) -> np.ndarray:
@@ -395,6 +401,46 @@ class _Zone:
                 types[2 * pair : 2 * pair + 2] = kind
                 single = single[2:]
 
+    def _make_pairs(self, kind: int, need: int, held: dict[int, int]) -> None:
+        """
+        So many pairs of blocks of a type in which nothing is in use: swaps types with blocks that are in none, then
+        takes entries of PCPs out of those that hold fewest. held: what the PCPs are still short of, which grows then.
+        """
+        empty = ((self.state == ALLOCATED) & ~self.fixed).reshape(-1, PAGEBLOCK_PAGES).all(axis=1)
+        both = np.repeat(empty.reshape(-1, 2).all(axis=1), 2)
+        mine = self.types == kind
+        whole = np.repeat(mine.reshape(-1, 2).all(axis=1), 2) & both
+        short = need - int(np.count_nonzero(whole)) // 2
+        spare = np.flatnonzero(mine & ~whole & ~both).tolist()
+        half = np.flatnonzero(mine & ~whole & both)
+        single = np.flatnonzero(~mine & both & mine[np.arange(self.nr_blocks) ^ 1] & (self.types != CMA))
+        if kind != CMA and len(half) >= len(single):
+            for block in single[: max(0, min(short, len(spare)))].tolist():
+                other = spare.pop()
+                self.types[other], self.types[block] = self.types[block], kind
+        pairs = (self.types.reshape(-1, 2) == kind).all(axis=1)
+        short = need - int(np.count_nonzero(pairs & empty.reshape(-1, 2).all(axis=1)))
+        parked = (self.state == PCP).reshape(-1, TOP_PAGES)
+        usable = (parked | ((self.state == ALLOCATED) & ~self.fixed).reshape(-1, TOP_PAGES)).all(axis=1)
+        some = np.flatnonzero(pairs & usable & parked.any(axis=1))
+        some = some[np.argsort(parked[some].sum(axis=1), kind="stable")][: max(0, short)]
+        if len(some):
+            self._empty(set(some.tolist()), held)
+
+    def _empty(self, pairs: set[int], held: dict[int, int]) -> None:
+        """
+        No PCP has anything there any more.
+        """
+        for cpu, lists in self.lists.items():
+            for index, pfns in lists.items():
+                gone = [pfn for pfn in pfns if (pfn - self.base) // TOP_PAGES in pairs]
+                size = 1 << _list_order(index)
+                held[cpu] += len(gone) * size
+                for pfn in gone:
+                    self.state[pfn - self.base : pfn - self.base + size] = ALLOCATED
+                    self.order[pfn - self.base] = 0
+                lists[index] = [pfn for pfn in pfns if (pfn - self.base) // TOP_PAGES not in pairs]
+
     def _block_counts(self, leading: np.ndarray, shown: np.ndarray, present: np.ndarray) -> np.ndarray:
         if self.text.blocks is not None:
             return self.text.blocks
@@ -411,11 +457,13 @@ class _Zone:
         assert self.text.free is not None
         held = self._hold_for_pcps({cpu: pageset.count for cpu, pageset in self.text.pagesets.items()})
         free = self.text.free
+        for kind in np.argsort(free[NR_ORDERS - 1], kind="stable").tolist():
+            self._make_pairs(kind, int(free[NR_ORDERS - 1, kind]), held)
         for order in range(NR_ORDERS - 1, -1, -1):
             for kind in range(NR_MIGRATETYPES):
                 if free[order, kind]:
                     self._place(order, kind, int(free[order, kind]))
-        self.state[self._untouched(self.text.present - self.text.managed)] = RESERVED
+        self.state[self._untouched(self.unmanaged)] = RESERVED
         self._fill_pcps(held)
         self._join_allocated()
 
