@@ -2,7 +2,7 @@
 """
 All speed figures of the project in one table, each beside its reference and its goal.
 
-    python bench/run.py [--quick] [--only replay,kernel,machine,calls,large-zone,instructions,traces] [--json FILE]
+    python bench/run.py [--quick] [--only replay,kernel,machine,calls,large-zone,instructions,traces,pool] [--json FILE]
 
 What each line means, and how noisy it is: bench/README.md.
 """
@@ -20,11 +20,12 @@ import instructions
 import kernel
 import large_zone
 import machine
+import pool
 import replay
 import traces
 from measure import Figure, Spread
 
-PARTS = ("replay", "kernel", "machine", "calls", "large-zone", "instructions", "traces")
+PARTS = ("replay", "kernel", "machine", "calls", "large-zone", "instructions", "traces", "pool")
 SCHEMA = "pcpbuddy.bench/1"
 NOISY = 1.5  # greatest over least of the deciding figure
 
@@ -47,6 +48,8 @@ def measure(parts: list[str], folder: Path, quick: bool) -> Iterator[Figure]:
         yield from instructions.figures(folder)
     if "traces" in parts:
         yield from traces.figures(folder, rounds=3 if quick else 7)
+    if "pool" in parts:
+        yield from pool.figures(folder, quick=quick, rounds=3 if quick else 7)
 
 
 def number(value: float) -> str:
