@@ -73,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
     from ..trace import open_trace
     from ..trace.importing import import_trace
 
-    output = _writable(args.output, args.trace, force=args.force)
+    output = writable(args.output, args.trace, force=args.force)
     made_by = manifest(())
     with (
         open_trace(args.trace, kernel=args.kernel, buffer=args.buffer, digest=True) as trace,
         progress(1, "MiB", quiet=args.quiet) as told,
     ):
         texts = {} if args.trace == "-" else beside(args.trace)
-        done = import_trace(trace, output, made_by, told and _in_mib(told, trace.name), texts)
+        done = import_trace(trace, output, made_by, told and in_mib(told, trace.name), texts)
     if args.json:
         json.dump(document(done, made_by), sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -109,7 +109,7 @@ def document(done: "Imported", made_by: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _writable(text: str, source: str, *, force: bool) -> Path:
+def writable(text: str, source: str, *, force: bool) -> Path:
     """
     The path, if a file can be written there; refused before the trace is read.
     """
@@ -125,5 +125,8 @@ def _writable(text: str, source: str, *, force: bool) -> Path:
     return path
 
 
-def _in_mib(told: Callable[[str, int, int], None], name: str) -> Callable[[int, int | None], None]:
+def in_mib(told: Callable[[str, int, int], None], name: str) -> Callable[[int, int | None], None]:
+    """
+    Progress in bytes as progress in mebibytes.
+    """
     return lambda done, total: told(name, done >> 20, (total or 0) >> 20)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from ..errors import UsageError
 from ..names import GFP_BITS, GFP_COMPOSITES
 
-__all__ = ["LOCK_FLAGS", "Words", "parse_kernel"]
+__all__ = ["LOCK_FLAGS", "Names", "Words", "lock_names", "parse_kernel"]
 
 Version = tuple[int, int]
 
@@ -56,12 +56,7 @@ class Words:
     def __init__(self, kernel: Version = NEWEST) -> None:
         self.kernel = kernel
         self.unknown: dict[str, int] = {}
-        self._gfp = GFP_BITS | GFP_COMPOSITES
-        for name, history in _CHANGES.items():
-            number = [value for since, value in history if since <= kernel][-1]
-            self._gfp.pop(name, None)
-            if number is not None:
-                self._gfp[name] = number
+        self._gfp = _numbers(kernel)
         self._tables: tuple[Callable[[str], int | None], ...] = (self._gfp.get, LOCK_FLAGS.get)
 
     def __call__(self, table: int, text: bytes) -> int:
@@ -80,6 +75,52 @@ class Words:
             else:
                 number |= bits
         return number & 0x7FFF_FFFF_FFFF_FFFF
+
+
+class Names:
+    """
+    Makes names of a number of flags, as a kernel prints them: composites first, greedily, then single bits (B-27).
+
+    kernel: (major, minor) of the kernel whose numbers they are. A bit that it has no name for stands as a number.
+    """
+
+    def __init__(self, kernel: Version = NEWEST) -> None:
+        numbers = _numbers(kernel)
+        composites = [(name, numbers.pop(name)) for name in GFP_COMPOSITES if name in numbers]
+        self._names = [*composites, *sorted(numbers.items(), key=lambda one: one[1])]
+
+    def __call__(self, number: int) -> bytes:
+        """
+        "GFP_KERNEL|__GFP_ZERO".
+        """
+        parts = []
+        for name, bits in self._names:
+            if number & bits == bits:
+                parts.append(name)
+                number &= ~bits
+        return "|".join([*parts, *([hex(number)] if number else [])] or ["none"]).encode()
+
+
+def lock_names(number: int) -> bytes:
+    """
+    LCB_F_* flags as "SPIN|READ"; "0" for none, where the kernel prints nothing.
+    """
+    parts = [name for name, bit in LOCK_FLAGS.items() if number & bit]
+    rest = number & ~sum(LOCK_FLAGS.values())
+    return "|".join([*parts, *([hex(rest)] if rest else [])] or ["0"]).encode()
+
+
+def _numbers(kernel: Version) -> dict[str, int]:
+    """
+    Name -> number of all flags that the kernel has.
+    """
+    numbers = GFP_BITS | GFP_COMPOSITES
+    for name, history in _CHANGES.items():
+        number = [value for since, value in history if since <= kernel][-1]
+        numbers.pop(name, None)
+        if number is not None:
+            numbers[name] = number
+    return numbers
 
 
 def parse_kernel(text: str) -> Version:
