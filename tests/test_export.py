@@ -5,11 +5,13 @@ take apart, with what its importer asks of them.
 
 import collections
 import csv
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,11 @@ from test_recording import SHIPPED, needs_oracle, oracle
 from test_trace_text import FREE, HEAD, rows_of
 from tracedata import text_line
 
+import pcpbuddy as pb
 from pcpbuddy.cli.main import main
+from pcpbuddy.errors import UsageError
+from pcpbuddy.run.locks import HOLD
+from pcpbuddy.run.timing import LOCKS
 from pcpbuddy.trace import gfp, open_trace
 
 PLAIN = SHIPPED / "tiny-4c.parquet"
@@ -602,3 +608,188 @@ def test_memory_does_not_grow_with_the_trace(tmp_path):
             command = [sys.executable, "-c", code, str(source), str(tmp_path / f"{times}.{ending}")]
             peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
         assert peaks[1] < 1.1 * peaks[0]
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def storm(tmp_path_factory):
+    """
+    A run with much contention, its log, and its file.
+    """
+    run = pb.Machine(8, policy="mainline", cma="256MiB").run("exit/storm", log=True, touch_mib=8)
+    path = tmp_path_factory.mktemp("run") / "storm.run"
+    run.save(path)
+    return run, path
+
+
+def test_a_log_changes_nothing_else(storm):
+    run, path = storm
+    plain = pb.Machine(8, policy="mainline", cma="256MiB").run("exit/storm", touch_mib=8)
+    assert plain.holds is None
+    assert plain.metrics == run.metrics
+    assert (plain.samples == run.samples).all()
+    assert "--log" in run.manifest["command"]
+    assert "--log" not in plain.manifest["command"]
+    loaded = pb.load_run(path)
+    assert (loaded.holds == run.holds).all()
+    assert loaded.digest == run.digest
+    damaged = path.with_name("damaged.run")
+    damaged.write_bytes(path.read_bytes().replace(run.holds[:1].tobytes(), bytes(32), 1))
+    with pytest.raises(UsageError, match="damaged"):
+        pb.load_run(damaged)
+
+
+def test_the_log_has_what_was_measured(storm):
+    """
+    Waits and holds of the zone lock by kind, summed up from the log, are the metrics.
+    """
+    run, _ = storm
+    log = run.tables()["locks"].to_pylist()
+    end = run.metrics["time.measured_ns"]
+    for kind in ("refill", "drain"):
+        of = [row for row in log if (row["lock"], row["kind"]) == ("zone_lock", kind) and row["from_ns"] < end]
+        # One that was under way when measuring began counts with its time alone.
+        assert sum(row["from_ns"] > 0 for row in of) == run.metrics[f"zone_lock.holds.{kind}"]
+        held = sum(min(row["to_ns"], end) - row["from_ns"] for row in of)
+        assert held == pytest.approx(run.metrics[f"zone_lock.hold_ns.{kind}.total"], rel=1e-9)
+        waited = sum(row["from_ns"] - row["asked_ns"] for row in of)
+        assert waited == pytest.approx(run.metrics[f"zone_lock.wait_ns.{kind}.total"], rel=1e-6)
+    contended = [row for row in log if row["lock"] == "pcp_lock"]
+    assert all(row["number"] in range(8) for row in contended)
+
+
+def test_a_run_for_perfetto(storm, tmp_path):
+    """
+    Slices are the log's waits and holds; each arrow goes from a hold to the one that waited for its end.
+    """
+    run, path = storm
+    made, log = exported(tmp_path, path), run.tables()["locks"].to_pylist()
+    holds = [one for one in made.slices if not one.name.startswith("wait")]
+    waits = [one for one in made.slices if one.name.startswith("wait")]
+    assert len(holds) == len(log) > 100
+    assert len(waits) == sum(row["asked_ns"] < row["from_ns"] for row in log) > 100
+    shown = sorted((one.track[0], one.begin, one.end, one.name, one.notes["zone"]) for one in holds)
+    assert shown == sorted(
+        (
+            f"CPU {row['cpu']}",
+            int(row["from_ns"]),
+            int(row["to_ns"]),
+            f"{row['lock'].replace('_', ' ').replace('pcp', 'PCP')}: {row['kind'].replace('_', ' ')}",
+            row["zone"],
+        )
+        for row in log
+    )
+    starts = {flow: one for one in holds for flow in one.flows}
+    arrived = [(starts[flow], one) for one in holds for flow in one.ends_flows]
+    assert len(arrived) == len(waits)
+    for before, after in arrived:
+        (wait,) = [
+            one for one in waits if one.track == after.track and one.end == after.begin and one.name[9:] == after.name
+        ]
+        assert wait.begin <= before.end <= after.begin
+        assert before.track != after.track
+    for zone in run.zones:
+        over = run.over_time(zone)
+        counters = {path[-1]: values for path, values in made.counters.items() if path[0] == f"zone {zone}"}
+        assert len(counters) == 16
+        assert counters["free CMA pages"][-1] == (int(over["t_ns"][-1]), over["cma_free"][-1])
+        assert (
+            dict(counters["pages in PCPs"]).items()
+            <= dict(zip(over["t_ns"].astype(int).tolist(), over["parked_pages"].tolist(), strict=True)).items()
+        )
+        for order in range(11):
+            assert counters[f"free pages of order {order}"][-1][1] == over["nr_free"][-1][order] << order
+
+
+@pytest.mark.parametrize("policy", ["mainline", "fixed", "tuned"])
+@pytest.mark.parametrize("load", ["cma/pressure", "reclaim/kswapd", "hotplug/cycle", "build/kernel"])
+def test_runs_of_all_kinds_are_sound(tmp_path, policy, load):
+    run = pb.Machine(4, policy=policy, memory="1GiB").run(load, log=True, duration="2ms")
+    run.save(tmp_path / "a.run")
+    made = exported(tmp_path, tmp_path / "a.run")
+    assert {track[0] for track in made.tracks.values() if track} == {
+        *(f"CPU {cpu}" for cpu in range(4)),
+        *(f"zone {zone}" for zone in run.zones),
+    }, "no slices that cross each other"
+
+
+def test_a_run_without_a_log(tmp_path, capsys):
+    pb.Machine(2, policy="fixed", memory="256MiB").run("build/kernel", duration="1ms").save(tmp_path / "a.run")
+    assert main(["export", str(tmp_path / "a.run"), "-o", str(tmp_path / "a.pftrace")]) == 0
+    assert "has no log of its locks, so waits and holds are missing: `pcpbuddy run --log`" in capsys.readouterr().err
+    made = Decoded(tmp_path / "a.pftrace")
+    assert made.counters
+    assert not made.slices
+    for arguments, words in [
+        (["--format", "text"], "has no events of a kernel"),
+        (["--format", "csv", "--table", "locks"], "`pcpbuddy run --log` keeps a log of locks"),
+        (["--format", "csv", "--table", "x"], "it has metrics, samples, cpus, histograms"),
+        (["--format", "perfetto", "--table", "cpus"], "leave --table out"),
+        (["--format", "csv", "--kernel", "6.1"], "leave --kernel out"),
+    ]:
+        assert main(["export", str(tmp_path / "a.run"), "-o", str(tmp_path / "out"), *arguments]) == 2
+        assert words in capsys.readouterr().err
+    (tmp_path / "b.run").write_bytes(b"PK\x03\x04" + bytes(100))
+    assert main(["export", str(tmp_path / "b.run"), "-o", str(tmp_path / "b.csv")]) == 2
+    assert "is no run, or damaged" in capsys.readouterr().err
+
+
+def test_tables_of_a_run(storm, tmp_path):
+    run, path = storm
+    for name, made in run.tables().items():
+        out = tmp_path / f"{name}.csv"
+        assert main(["export", str(path), "-o", str(out), "--table", name, "-q"]) == 0
+        with out.open(newline="") as file:
+            told = list(csv.DictReader(file))
+        assert len(told) == made.num_rows
+        assert list(told[0]) == made.column_names
+        assert main(["export", str(path), "-o", str(tmp_path / "a.parquet"), "--table", name, "-qf"]) == 0
+        assert pq.read_table(tmp_path / "a.parquet").equals(made)
+
+
+def test_the_log_of_the_command(tmp_path):
+    arguments = ["run", "exit/storm", "--cpus", "4", "--policy", "mainline", "--set", "touch_mib=2", "-q"]
+    assert main([*arguments, "--log", "-o", str(tmp_path / "a.run")]) == 0
+    run = pb.load_run(tmp_path / "a.run")
+    assert run.manifest["config"]["log"] == {"left_out": 0}
+    assert len(run.holds)
+
+
+def test_arrows_and_lanes_by_hand(tmp_path, storm):
+    """
+    Slices that cross each other stand on two tracks; a lock that is held at the end, and who waits for it, are there.
+    """
+    run, _ = storm
+    zone_lock = 8  # of zone 0; 0 to 7 are its PCPs'
+    drain = LOCKS["zone_lock"].index("drain")
+    start = round(run.metrics["time.before_ns"] * 1000)
+    log = np.array(
+        [
+            (1000, 1000, 5000, 0, 0, 0, 0),
+            (3000, 3000, 7000, zone_lock, 0, 0, 0),  # begins within the one before, ends behind it
+            (4000, 7000, 9000, zone_lock, 1, drain, 1),
+            (8000, 9000, 9900, zone_lock, 2, drain, 2),
+            (9500, -1, 9900, zone_lock, 3, 0, 2),
+        ],
+        HOLD,
+    )
+    for name in ("asked_ps", "from_ps", "to_ps"):
+        log[name] = np.where(log[name] < 0, -1, log[name] * 1000 + start)
+    dataclasses.replace(run, holds=log).save(tmp_path / "hand.run")
+    made = exported(tmp_path, tmp_path / "hand.run")
+    assert sorted((one.track, one.name, one.begin, one.end) for one in made.slices) == [
+        (("CPU 0",), "PCP lock: alloc", 1000, 5000),
+        (("CPU 0, at the same time",), "zone lock: refill", 3000, 7000),
+        (("CPU 1",), "wait for zone lock: drain", 4000, 7000),
+        (("CPU 1",), "zone lock: drain", 7000, 9000),
+        (("CPU 2",), "wait for zone lock: drain", 8000, 9000),
+        (("CPU 2",), "zone lock: drain", 9000, 9900),
+        (("CPU 3",), "wait for zone lock: refill", 9500, 9900),
+    ]
+    starts = {flow: one.begin for one in made.slices for flow in one.flows}
+    assert sorted((starts[flow], one.begin) for one in made.slices for flow in one.ends_flows) == [
+        (3000, 7000),
+        (7000, 9000),
+    ]

@@ -117,6 +117,7 @@ class Machine:
         *,
         duration: str | float | None = None,
         sample: str | float | None = None,
+        log: bool = False,
         progress: Progress | None = None,
         **parameters: Any,
     ) -> Run:
@@ -125,7 +126,8 @@ class Machine:
 
         workload: a name such as "exit/storm", a recording (in closed loop), or a ``Load``. duration: virtual time to
         measure (default: what the workload is made for). sample: distance of the samples of memory (default: 256 in
-        all, or 1 ms). parameters: of the workload. progress: called as progress(policy name, virtual ns measured, ns in
+        all, or 1 ms). log: keep the log of its locks (run/locks.py), a million holds at most; it changes nothing else.
+        parameters: of the workload. progress: called as progress(policy name, virtual ns measured, ns in
         all) now and then; 0 in all: nobody knows, and the first is all virtual time so far.
 
         Stopped by KeyboardInterrupt, it returns what was measured until then, marked partial. A run in which every CPU
@@ -139,16 +141,17 @@ class Machine:
         sample_ns = _sample_ns(sample, duration_ns, load)
         places, zones = self._recorded(load) if load.stream is not None else self._fresh(load)
         tick_ns = 0 if load.stream is not None else self.tick_ns
-        simulation = self._simulation(load, places, zones, tick_ns, sample_ns)
+        simulation = self._simulation(load, places, zones, tick_ns, sample_ns, log)
         began = time.perf_counter_ns()
         partial = not _to_the_end(simulation, duration_ns, _measures(load), self.policy.name, progress)
         simulation.stop()
+        holds, left_out = simulation.holds() if log else (None, 0)
         elapsed_ns = time.perf_counter_ns() - began
         named = dict(zip(_zone_names(places, self.nodes), zones, strict=True))
         facts = manifest(
             [self.policy],
             mode="machine",
-            command=self._command(load, duration_ns, sample),
+            command=self._command(load, duration_ns, sample, log),
             workload={
                 "name": load.name,
                 "meaning": load.meaning,
@@ -167,6 +170,7 @@ class Machine:
                 "tick_ns": tick_ns,
                 "duration_ns": duration_ns,
                 "sample_ns": sample_ns,
+                **({"log": {"left_out": left_out}} if log else {}),
             },
             costs=self.costs.document(),
             seed=self.seed,
@@ -175,7 +179,7 @@ class Machine:
             zones=[{"name": name, **_facts(place, named[name])} for name, place in zip(named, places, strict=True)],
         )
         by_cpu = [metrics.of_cpu(zones, cpu) for cpu in range(self.cpus)]
-        return measured(simulation.result(), metrics.of_zones(named), by_cpu, facts, elapsed_ns)
+        return measured(simulation.result(), metrics.of_zones(named), by_cpu, facts, elapsed_ns, holds)
 
     def _refuse(self, load: "Load") -> None:
         """
@@ -275,7 +279,13 @@ class Machine:
         return [cpu * self.nodes // self.cpus for cpu in range(self.cpus)]
 
     def _simulation(
-        self, load: "Load", places: Sequence[_Place], zones: Sequence[_core.Zone], tick_ns: int, sample_ns: int
+        self,
+        load: "Load",
+        places: Sequence[_Place],
+        zones: Sequence[_core.Zone],
+        tick_ns: int,
+        sample_ns: int,
+        log: bool,
     ) -> Any:
         """
         The compiled machine with everything in it, at time 0.
@@ -300,9 +310,10 @@ class Machine:
             tick_ns=tick_ns,
             sample_ns=sample_ns,
             seed=self.seed,
+            holds=log,
         )
 
-    def _command(self, load: "Load", duration_ns: int | None, sample: str | float | None) -> str:
+    def _command(self, load: "Load", duration_ns: int | None, sample: str | float | None, log: bool) -> str:
         """
         The command line that does the same, without options that say what is the default anyway.
         """
@@ -324,6 +335,8 @@ class Machine:
             words += ["--duration", ns_exact(duration_ns)]
         if sample is not None:
             words += ["--sample", ns_exact(parse_ns(sample, "sample"))]
+        if log:
+            words += ["--log"]
         for name, value in _changed_parameters(load).items():
             words += ["--set", f"{name}={value}"]
         return shlex.join(words)

@@ -166,6 +166,7 @@ cdef struct Lock:              # queued: first come, first served
     int32_t tail
     int32_t kind               # of the holder's section
     int64_t since_ps           # of the hold; -1: it is being handed over
+    int64_t asked_ps           # when the holder asked for it
     Stat *stats
 
 cdef struct Context:           # of a CPU: its task, or an interrupt on top of it
@@ -240,6 +241,15 @@ cdef struct LogRow:            # L_: calls, their steps, and what else changes a
     uint32_t gfp
     uint32_t nr
     uint32_t pfn
+
+cdef struct HoldRow:           # of a lock by a CPU, as run/locks.py reads it; a row when it ends
+    int64_t asked_ps
+    int64_t from_ps            # asked_ps: it did not wait. -1: it waits still
+    int64_t to_ps
+    uint32_t lock              # its place in Sim.lock
+    uint16_t cpu
+    uint8_t kind               # K_, or page.H_
+    uint8_t bits               # 1: in an interrupt, 2: it was not over when the run was
 
 cdef struct Sample:            # of one zone at one time
     int64_t t_ps
@@ -348,6 +358,10 @@ cdef struct Sim:
     LogRow *log
     uint64_t nr_log
     uint64_t room_log
+    HoldRow *holds             # NULL: nobody asked for them
+    uint64_t nr_holds
+    uint64_t room_holds
+    uint64_t holds_left_out    # for want of room
     Sample *sample
     uint64_t nr_samples
     uint64_t room_samples

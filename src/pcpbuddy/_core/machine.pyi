@@ -28,6 +28,7 @@ class Simulation:
         sample_ns: distance of samples of memory, which doubles whenever there are 512 of them; 0: none.
         seed: of all chance.
         log: keep a row of every step of every call.
+        holds: keep a row of every hold of a lock that tells something.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Simulation:
         sample_ns: float = 0,
         seed: int = 0,
         log: bool = False,
+        holds: bool = False,
     ) -> None: ...
     def run(self, until_ns: float = -1, events: int = 1000000) -> bool:
         """
@@ -84,4 +86,8 @@ class Simulation:
     def log(self) -> bytes:
         """
         The rows of the log (machine.pxd, LogRow).
+        """
+    def holds(self) -> tuple[bytes, int]:
+        """
+        Holds of locks (machine.pxd, HoldRow) in the order in which they ended, and how many were left out.
         """

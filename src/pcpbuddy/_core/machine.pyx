@@ -63,6 +63,7 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef enum:
     MOST_SAMPLES = 512         # of a zone
+    MOST_HOLDS = 1048576       # kept rows; a power of two
     IDLE_STEPS = 1000000       # instructions in a row that take no time: such a program never ends
     ROUNDS = 64                # of one event
     PATIENCE = 1000            # ticks, or interrupts, that may wake somebody where all sleep
@@ -202,7 +203,8 @@ cdef class Simulation:
 
     def __init__(self, zones, addresses, zone_node, zone_kind, cpu_node, costs, programs, cpu_program, *,
                  int nr_queues=0, int nr_barriers=0, int nr_locks=0, irq_program=None, double irq_every_ns=0,
-                 stream=None, double tick_ns=1e9, double sample_ns=0, uint64_t seed=0, bint log=False):
+                 stream=None, double tick_ns=1e9, double sample_ns=0, uint64_t seed=0, bint log=False,
+                 bint holds=False):
         cdef Sim *s = &self.s
         cdef int k
         self.zones = list(zones)
@@ -236,6 +238,11 @@ cdef class Simulation:
         if log:
             s.room_log = 1024
             s.log = <LogRow *>malloc(s.room_log * sizeof(LogRow))
+        if holds:
+            s.room_holds = 1024
+            s.holds = <HoldRow *>malloc(s.room_holds * sizeof(HoldRow))
+            if s.holds is NULL:
+                raise MemoryError()
         self.start_cpus([self.keep(within_time(program)) for program in programs], cpu_program, cpu_node, seed)
 
     cdef size_t keep(self, array) except? 0:
@@ -308,6 +315,8 @@ cdef class Simulation:
         while not self.s.finished and not self.s.trouble:
             with nogil:
                 advance(&self.s, NEVER, 1000000)
+        if self.s.holds is not NULL:
+            keep_unfinished(&self.s)
         restore_stats(&self.s)
 
     @property
@@ -350,3 +359,9 @@ cdef class Simulation:
         The rows of LogRow: every step of every call, in the order in which they happened.
         """
         return bytes((<char *>self.s.log)[:self.s.nr_log * sizeof(LogRow)])
+
+    def holds(self):
+        """
+        (rows of HoldRow in the order in which they ended, how many were left out for want of room).
+        """
+        return bytes((<char *>self.s.holds)[:self.s.nr_holds * sizeof(HoldRow)]), self.s.holds_left_out

@@ -81,6 +81,7 @@ cdef inline void hold(Sim *s, Lock *lock, int cpu, int kind, int64_t waited_ps) 
     lock.last = cpu + 1
     lock.kind = kind
     lock.since_ps = s.now_ps
+    lock.asked_ps = s.now_ps if waited_ps < 0 else context(&s.cpu[cpu]).wait_from_ps
     stat.count += 1
     if waited_ps < 0:
         stat.wait_hist[0] += 1
@@ -114,6 +115,8 @@ cdef inline void release(Sim *s, Lock *lock, int cpu) noexcept nogil:
     stat.hold_ps += held_ps
     stat.hold_hist[bin_of(held_ps)] += 1
     stat.hold_max_ps = max(stat.hold_max_ps, held_ps)
+    if s.holds is not NULL and (next >= 0 or tells(s, lock)):
+        keep_hold(s, <int>(lock - s.lock), cpu, lock.since_ps, s.now_ps, lock.asked_ps, 0)
     if next < 0:
         lock.holder = 0
         return

@@ -20,6 +20,8 @@ cdef void measure_from_now(Sim *s) noexcept nogil:
             s.worked[k * s.cpus + cpu] = 0
     s.start_ps = s.now_ps
     s.nr_samples = 0
+    s.nr_holds = 0
+    s.holds_left_out = 0
     s.failed = 0
     s.stalls = 0
     s.stall_ps = 0
@@ -175,6 +177,56 @@ cdef void add_to_log(
     row.pfn = <uint32_t>pfn
 
 
+# -- holds of locks ------------------------------------------------------------------------------------------------------
+
+cdef inline bint tells(Sim *s, Lock *lock) noexcept nogil:
+    """
+    Whether a hold is kept for which nobody waits: of a zone's or a program's lock each, of a PCP's one that was waited
+    for; the others are most of all, and mean nothing.
+    """
+    cdef int number = <int>(lock - s.lock)
+    return (
+        lock.asked_ps < lock.since_ps or number >= s.nr_zones * (s.cpus + 1) or number % (s.cpus + 1) == s.cpus
+    )
+
+cdef void keep_hold(Sim *s, int number, int cpu, int64_t from_ps, int64_t to_ps, int64_t asked_ps, int bits) noexcept nogil:
+    """A row, as long as there is room. What begins when the measured part is over is none of it."""
+    cdef HoldRow *row = s.holds
+    if s.stop_ps >= 0 and asked_ps >= s.stop_ps:
+        return
+    if s.nr_holds == s.room_holds and s.room_holds < MOST_HOLDS:
+        row = <HoldRow *>realloc(row, 2 * s.room_holds * sizeof(HoldRow))
+        if row is NULL:
+            s.trouble = NO_MEMORY
+            return
+        s.holds = row
+        s.room_holds *= 2
+    if s.nr_holds == s.room_holds:
+        s.holds_left_out += 1
+        return
+    row += s.nr_holds
+    s.nr_holds += 1
+    row.asked_ps = max(asked_ps, s.start_ps)
+    row.from_ps = max(from_ps, s.start_ps) if from_ps >= 0 else -1
+    row.to_ps = to_ps
+    row.lock = <uint32_t>number
+    row.cpu = <uint16_t>cpu
+    row.kind = <uint8_t>s.lock[number].kind
+    row.bits = <uint8_t>(bits | s.cpu[cpu].level)
+
+cdef void keep_unfinished(Sim *s) noexcept nogil:
+    """At the end of it all: locks that are held still, and who waits for one."""
+    cdef int k
+    cdef Lock *lock
+    for k in range(s.nr_zones * (s.cpus + 1) + s.nr_user_locks):
+        lock = &s.lock[k]
+        if lock.holder and lock.since_ps >= 0:
+            keep_hold(s, k, lock.holder - 1, lock.since_ps, s.now_ps, lock.asked_ps, 2)
+    for k in range(s.cpus):
+        if s.cpu[k].waits:
+            keep_hold(s, s.cpu[k].waits - 1, k, -1, s.now_ps, context(&s.cpu[k]).wait_from_ps, 2)
+
+
 # -- what the face gives -----------------------------------------------------------------------------------------------
 
 cdef int64_t ps_of(costs, name) except -1:
@@ -306,6 +358,7 @@ cdef void free_all(Sim *s) noexcept:
     c_free(s.free_sleeper)
     c_free(s.contig)
     c_free(s.log)
+    c_free(s.holds)
     c_free(s.sample)
 
 cdef list waits(Sim *s):

@@ -134,7 +134,35 @@ def _write(args: argparse.Namespace, form: str, source: Any, told: Any) -> "Expo
 
 
 def _of_run(args: argparse.Namespace, form: str, source: str) -> int:
-    raise UsageError("not yet")
+    """
+    A saved run: its slices and counters, or one of its tables.
+    """
+    from ..run import load_run
+    from ..run.perfetto import export
+    from ..run.tables import write
+    from ..trace.export import written
+
+    for option, value in (("--kernel", args.kernel), ("--buffer", args.buffer)):
+        if value is not None:
+            raise UsageError(f"{option} {value}: {args.source} is a run, not a trace; leave {option} out")
+    if form == "text":
+        raise UsageError(f"{args.source} is a run, which has no events of a kernel; expected csv, parquet or perfetto")
+    if form == "perfetto" and args.table:
+        raise UsageError(f"--table {args.table}: only csv and parquet have tables; leave --table out")
+    done = load_run(source)
+    with written(args.output) as output:
+        if form == "perfetto":
+            slices, notes = export(done, output)
+            said = (
+                f"{slices} waits and holds of locks, {len(done.samples) // max(len(done.zones), 1)} samples of memory"
+            )
+        else:
+            name = args.table or "metrics"
+            notes, said = (), f"{write(done, name, form, output)} rows of table {name}"
+    _tell(args, f"{args.output} written: {said}", notes)
+    if done.partial and not args.quiet:
+        print("Incomplete: the run was interrupted.", file=sys.stderr)
+    return INCOMPLETE if args.strict and done.partial else 0
 
 
 def _in_rows(told: Callable[[str, int, int], None], name: str) -> Callable[[int, int | None], None]:

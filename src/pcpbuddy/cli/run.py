@@ -62,6 +62,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--config", metavar="FILE", help="a TOML file of these options")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the run into a file, for pcpbuddy.load_run")
     parser.add_argument("--export", metavar="DIR", help="write its tables as Parquet files into a directory")
+    parser.add_argument(
+        "--log",
+        action="store_true",
+        help="keep who waited for and held which lock, for `pcpbuddy export` (a million holds)",
+    )
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing FILE or DIR")
     parser.add_argument(
         "--json", metavar="-", choices=["-"], help="print one JSON document to stdout instead of the table"
@@ -98,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if cpus is None and load.stream is not None:
         machine = Machine(load.cpus, **options)
     with progress(None, "ms of virtual time", quiet=args.quiet) as told:
-        done = machine.run(load, progress=told and _in_ms(told), **timing)
+        done = machine.run(load, log=args.log, progress=told and _in_ms(told), **timing)
     _print(done, args)
     written = _write(done, args)
     if not args.quiet:

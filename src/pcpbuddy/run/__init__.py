@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..metrics import Metrics
 from ..names import PAGE_SIZE
 from ..quantities import ns_text, share_text
-from . import files, timing
+from . import files, locks, timing
 from .files import SCHEMA
 from .histogram import NR_BINS
 from .overtime import frag_index, series, unusable
@@ -36,7 +36,8 @@ class Run:
 
     manifest: enough to make it again. metrics: the figures, by dotted name. cpus: figures of each CPU, an array a
     metric. samples: state of each zone over time, one record a zone and time. counts: all histograms, one record a bin.
-    elapsed_ns: how long the simulation took, which is no part of the result and in no file.
+    elapsed_ns: how long the simulation took, which is no part of the result and in no file. holds: the log of its locks
+    (locks.py), None if none was kept.
     """
 
     manifest: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Run:
     samples: np.ndarray
     counts: np.ndarray
     elapsed_ns: int = 0
+    holds: np.ndarray | None = None
 
     @property
     def partial(self) -> bool:
@@ -73,6 +75,13 @@ class Run:
         Names of the zones, in the order of their numbers in ``samples`` and ``counts``.
         """
         return [str(zone["name"]) for zone in self.manifest["zones"]]
+
+    @property
+    def nr_cpus(self) -> int:
+        """
+        How many CPUs it had.
+        """
+        return len(next(iter(self.cpus.values())))
 
     @property
     def memory_bytes(self) -> int:
@@ -165,7 +174,9 @@ class Run:
 
     def tables(self) -> dict[str, "pa.Table"]:
         """
-        The run as Arrow tables: metrics, samples, cpus, histograms. Needs pyarrow. The manifest is in their metadata.
+        The run as Arrow tables: metrics, samples, cpus, histograms, and locks where their log was kept. Needs pyarrow.
+
+        The manifest is in their metadata.
         """
         from .tables import tables
 
@@ -188,25 +199,28 @@ def measured(
     by_cpu: Sequence[Metrics],
     manifest: Mapping[str, Any],
     elapsed_ns: int = 0,
+    holds: bytes | None = None,
 ) -> Run:
     """
     The run that a machine has carried out.
 
     result: what the machine counted. counted, by_cpu: what its zones counted (``metrics.of_zones``, ``.of_cpu``).
+    holds: the log of its locks.
     """
     metrics = {**counted, **timing.figures(result, [zone["name"] for zone in manifest["zones"]])}
     metrics |= timing.rates(metrics)
     names = by_cpu[0] if by_cpu else {}
     cpus = timing.per_cpu(result) | {name: np.array([figures[name] for figures in by_cpu]) for name in names}
-    return Run(manifest, metrics, cpus, np.array(result["samples"]), timing.histograms(result), elapsed_ns)
+    log = None if holds is None else locks.rows(holds)
+    return Run(manifest, metrics, cpus, np.array(result["samples"]), timing.histograms(result), elapsed_ns, log)
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
     """
     A run from its file. Raises UsageError for a file that is none, or is damaged.
     """
-    head, figures, cpus, samples, counts = files.load(Path(path))
-    run = Run(head["manifest"], figures, cpus, samples, counts)
+    head, figures, cpus, samples, counts, holds = files.load(Path(path))
+    run = Run(head["manifest"], figures, cpus, samples, counts, holds=holds)
     if run.digest != head["digest"]:
         raise UsageError(f"{path} is damaged: its content is not what it was written with")
     return run

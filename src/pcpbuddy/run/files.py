@@ -2,7 +2,7 @@
 The file of a run: a zip archive, nothing in it compressed or dated, so that the same run gives the same bytes anywhere.
 
 ``run.json`` has the schema, the digest and the manifest, ``metrics.json`` the figures; ``cpus.npy``, ``samples.npy``
-and ``counts.npy`` are arrays of records.
+and ``counts.npy`` are arrays of records, and ``holds.npy`` is there where a log of locks was kept.
 """
 
 import hashlib
@@ -60,9 +60,13 @@ def save(run: "Run", path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def load(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def load(
+    path: Path,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray | None]:
     """
-    Head (schema, digest, manifest), metrics, cpus, samples, counts. Raises UsageError for a file that is no run's.
+    Head (schema, digest, manifest), metrics, cpus, samples, counts, holds.
+
+    Raises UsageError for a file that is no run's.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -70,9 +74,10 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarr
             if head["schema"] != SCHEMA:
                 raise UsageError(f"{path} is a run of schema {head['schema']}; this version reads {SCHEMA}")
             metrics = json.loads(archive.read("metrics.json"))
+            there = [name for name in ("holds",) if f"{name}.npy" in archive.namelist()]
             arrays = {
                 name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-                for name in ("cpus", "samples", "counts")
+                for name in ("cpus", "samples", "counts", *there)
             }
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -81,7 +86,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarr
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError):
         raise UsageError(f"{path} is no run, or damaged; `pcpbuddy run WORKLOAD -o FILE` writes one") from None
     cpus = {name: arrays["cpus"][name] for name in arrays["cpus"].dtype.names or ()}
-    return head, metrics, cpus, arrays["samples"], arrays["counts"]
+    return head, metrics, cpus, arrays["samples"], arrays["counts"], arrays.get("holds")
 
 
 def _arrays(run: "Run") -> dict[str, np.ndarray]:
@@ -91,7 +96,8 @@ def _arrays(run: "Run") -> dict[str, np.ndarray]:
     cpus = np.zeros(len(next(iter(run.cpus.values()))), [(name, column.dtype) for name, column in run.cpus.items()])
     for name, column in run.cpus.items():
         cpus[name] = column
-    return {"cpus": cpus, "samples": run.samples, "counts": run.counts}
+    kept = {} if run.holds is None else {"holds": run.holds}
+    return {"cpus": cpus, "samples": run.samples, "counts": run.counts, **kept}
 
 
 def _npy(array: np.ndarray) -> bytes:

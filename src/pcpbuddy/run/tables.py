@@ -4,12 +4,13 @@ A run as Arrow tables and Parquet files. Each carries the manifest in its metada
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrow import arrow
 from ..errors import UsageError
+from . import locks
 from .histogram import bin_edges
 from .timing import HISTOGRAMS, kinds_of
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from . import Run
 
-__all__ = ["export", "tables"]
+__all__ = ["export", "tables", "write"]
 
 
 def tables(run: "Run") -> dict[str, "pa.Table"]:
@@ -26,6 +27,8 @@ def tables(run: "Run") -> dict[str, "pa.Table"]:
     Table by name. Raises UsageError without pyarrow.
     """
     columns = {"metrics": _metrics(run), "samples": _samples(run), "cpus": _cpus(run), "histograms": _histograms(run)}
+    if run.holds is not None:
+        columns["locks"] = locks.columns(run)
     metadata = {"pcpbuddy": json.dumps(dict(run.manifest))}
     pa = arrow("a table", UsageError)
     return {name: pa.table(of_table).replace_schema_metadata(metadata) for name, of_table in columns.items()}
@@ -45,6 +48,24 @@ def export(run: "Run", path: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"{error.filename or path} cannot be written: {error.strerror or error}") from None
     return list(chosen)
+
+
+def write(run: "Run", name: str, form: str, output: IO[bytes]) -> int:
+    """
+    One table into a file that is open, as csv or parquet. Returns how many rows it has.
+
+    Raises UsageError for a name that it has not.
+    """
+    made = tables(run)
+    if name not in made:
+        hint = "; `pcpbuddy run --log` keeps a log of locks" if name == "locks" else ""
+        raise UsageError(f"--table {name}: the run has no such table; it has {', '.join(made)}{hint}")
+    pa = arrow("a table", UsageError, "csv")
+    if form == "csv":
+        pa.csv.write_csv(made[name], output)
+    else:
+        pa.parquet.write_table(made[name], output)
+    return int(made[name].num_rows)
 
 
 def _metrics(run: "Run") -> dict[str, Any]:
@@ -74,8 +95,7 @@ def _samples(run: "Run") -> dict[str, Any]:
 
 
 def _cpus(run: "Run") -> dict[str, Any]:
-    nr_cpus = len(next(iter(run.cpus.values())))
-    return {"cpu": np.arange(nr_cpus), **run.cpus}
+    return {"cpu": np.arange(run.nr_cpus), **run.cpus}
 
 
 def _histograms(run: "Run") -> dict[str, Any]:

@@ -58,3 +58,36 @@ class PerfettoRows:
         """
         The ends of what is still open, and the last value of each counter.
         """
+
+_Ints = npt.NDArray[np.int64]
+
+def lanes(begin: _Ints, end: _Ints, cpu: _Ints, lane: npt.NDArray[np.uint8]) -> int:
+    """
+    The lane of each interval, so that on one lane of a CPU those that overlap lie within each other; 255 for what fits
+    on none, which is counted.
+    """
+
+def edges(begin: _Ints, end: _Ints, track: _Ints, out: _Ints) -> None:
+    """
+    Beginnings and ends in the order of time of each track: 2 * interval, and 1 more for its end.
+    """
+
+def slice_packets(
+    edges: _Ints,
+    ts_ns: _Ints,
+    track: _Ints,
+    name: _Ints,
+    category: _Ints,
+    note: _Ints,
+    notes: list[bytes],
+    to: _Ints,
+    by: _Ints,
+) -> bytes:
+    """
+    Packets of beginnings and ends, at ts_ns, one of each edge; the rest is one of each interval.
+    """
+
+def counter_packets(ts_ns: _Ints, values: _Ints, track: int) -> bytes:
+    """
+    Packets of a counter.
+    """

@@ -14,10 +14,19 @@ from .schema import KNOWN, columns
 from .source import shown
 from .stored import StoredRows
 
-__all__ = ["COUNT", "ROOT", "SIZE_BYTES", "TIME_NS", "counter", "export_rows", "head", "track"]
+__all__ = [
+    "COUNT",
+    "ROOT",
+    "counter",
+    "export_rows",
+    "head",
+    "note_number",
+    "note_text",
+    "track",
+]
 
 ROOT = 1  # the track that all others hang from
-TIME_NS, COUNT, SIZE_BYTES = 1, 2, 3  # CounterDescriptor.Unit
+COUNT = 2  # of CounterDescriptor.Unit
 _EXPLICIT = 3  # TrackDescriptor.ChildTracksOrdering
 _CLEARED = 1  # TracePacket.SequenceFlags: what was interned before is forgotten
 _SEQUENCE = 1
@@ -120,6 +129,20 @@ def counter(uuid: int, name: str, parent: int, unit: int, rank: int | None = Non
     The packet that describes a counter.
     """
     return _described(uuid, name, parent, rank, _bytes(8, _number(3, unit)))
+
+
+def note_text(name: int, text: str) -> bytes:
+    """
+    An annotation that is a text; name: its interned number.
+    """
+    return _bytes(4, _number(1, name) + _bytes(6, text.encode()))
+
+
+def note_number(name: int, value: int) -> bytes:
+    """
+    An annotation that is a number, not below 0.
+    """
+    return _bytes(4, _number(1, name) + _number(4, value))
 
 
 def _described(uuid: int, name: str, parent: int | None, rank: int | None, more: bytes) -> bytes:
