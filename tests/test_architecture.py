@@ -21,7 +21,7 @@ LAYERS = [
     {"errors", "names"},
     {"arena", "arrow", "config", "contig", "requests", "quantities", "statistics"},
     {"model", "_core", "manifest", "trace"},
-    {"procfs", "recording", "costs"},
+    {"procfs", "recording", "record", "costs"},
     {"zone", "workload"},
     {"metrics", "pool"},
     {"run", "cma"},

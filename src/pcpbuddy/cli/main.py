@@ -11,7 +11,22 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PcpBuddyError, RecordingError, TraceError, UsageError
-from . import bench, calibrate, claims, cma, compare, costs, doctor, explain, export, imports, policies, replay, run
+from . import (
+    bench,
+    calibrate,
+    claims,
+    cma,
+    compare,
+    costs,
+    doctor,
+    explain,
+    export,
+    imports,
+    policies,
+    record,
+    replay,
+    run,
+)
 
 __all__ = ["main", "parser"]
 
@@ -25,6 +40,7 @@ examples:
   pcpbuddy policies                                     what policies there are, and how to write one
   pcpbuddy replay recordings/tiny-4c                    a recording against the kernel that made it, page by page
   pcpbuddy import trace.dat -o mine.parquet             a trace of any form as a file of rows
+  pcpbuddy record --for 10s --compare mainline,fixed    this machine's page allocator, recorded and compared
   pcpbuddy export trace.dat -o trace.pftrace            a trace for Perfetto; also CSV, Parquet, kernel text, and runs
   pcpbuddy bench pool                                   the page pool against the mallocs of this machine
   pcpbuddy COMMAND --help                               more about a command
@@ -55,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_parser(commands)
     imports.add_parser(commands)
     policies.add_parser(commands)
+    record.add_parser(commands)
     replay.add_parser(commands)
     run.add_parser(commands)
     return top

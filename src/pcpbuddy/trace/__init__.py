@@ -295,8 +295,8 @@ def _open_raw(files: raw.RawFiles, kernel: str | None, digest: bool, buffer: str
             cmdlines=files.cmdlines,
             overwritten={},
             notes=files.notes,
-            kernel=kernel,
-            clock=None,
+            kernel=kernel or files.kernel,
+            clock=files.clock,
         )
     except BaseException:
         stack.close()

@@ -2,6 +2,7 @@
 Sub-buffers as ``trace_pipe_raw`` gives them: one file per CPU, with the kernel's descriptions beside them.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ LARGEST_TEXT = 64 << 20
 _CPU_FILE = re.compile(r"(?:^|/)cpu(\d{1,4})(?:\.raw|/trace_pipe_raw)$|(?:^|/)trace_pipe_raw\.?(?:cpu)?(\d{1,4})$")
 _FORMAT_FILE = re.compile(r"(?:^|/)(?:formats?|formats?\.txt|[\w.-]+\.format)$")
 _HEADER_FILE = re.compile(r"(?:^|/)header_page(?:\.txt)?$")
+RECORDER_FILE = "recorder.json"  # what `pcpbuddy record` says of the kernel and the clock
 _CMDLINES_FILE = re.compile(r"(?:^|/)saved_cmdlines(?:\.txt)?$")
 
 
@@ -30,6 +32,8 @@ class RawFiles:
     def __init__(self, cpus: list[tuple[int, Path]], texts: list[Path], label: str) -> None:
         self.cpus, self.label = cpus, label
         self.notes: list[str] = []
+        self.kernel: str | None = None
+        self.clock: str | None = None
         self.cmdlines: dict[int, bytes] = {}
         found: dict[int, formats.Format] = {}
         geometry = None
@@ -37,6 +41,8 @@ class RawFiles:
             name = path.as_posix()
             if _FORMAT_FILE.search(name):
                 found |= {one.number: one for one in formats.parse_formats(_text(path))}
+            elif path.name == RECORDER_FILE:
+                self._recorded(path)
             elif _HEADER_FILE.search(name):
                 geometry = formats.geometry(_text(path))
             else:
@@ -52,6 +58,16 @@ class RawFiles:
             self.notes.append(
                 f"no header_page beside the sub-buffers; {formats.DEFAULT_GEOMETRY[0]} bytes each are assumed"
             )
+
+    def _recorded(self, path: Path) -> None:
+        """
+        What the recorder wrote down.
+        """
+        try:
+            facts = json.loads(_text(path))
+            self.kernel, self.clock = shown(str(facts["kernel"])), shown(str(facts["clock"]))
+        except (ValueError, KeyError, TypeError):
+            self.notes.append(f"{RECORDER_FILE} is damaged; what it says of kernel and clock is not known")
 
     @property
     def size_bytes(self) -> int:
@@ -127,7 +143,8 @@ def _beside(folder: Path) -> list[Path]:
 
 def _is_text(path: Path) -> bool:
     name = path.as_posix()
-    return any(one.search(name) for one in (_FORMAT_FILE, _HEADER_FILE, _CMDLINES_FILE))
+    known = any(one.search(name) for one in (_FORMAT_FILE, _HEADER_FILE, _CMDLINES_FILE))
+    return known or path.name == RECORDER_FILE
 
 
 def _text(path: Path) -> str:
