@@ -209,7 +209,7 @@ def test_all_that_a_command_does_is_there(capsys, tmp_path):
     A child that touches 4000 pages: as many allocations of its own pid, of movable pages.
     """
     folder = tmp_path / "mine"
-    code = "import mmap; m = mmap.mmap(-1, 4000 * 4096); m.madvise(15); [m.__setitem__(n * 4096, 1) for n in range(4000)]"
+    code = "import mmap; m = mmap.mmap(-1, 4000 << 12); m.madvise(15); [m.__setitem__(n << 12, 1) for n in range(4000)]"
     done, out, _ = run(capsys, "record", "-o", folder, "-q", "--", sys.executable, "-c", code)
     assert done == 0
     assert "the command ended with 0" in out

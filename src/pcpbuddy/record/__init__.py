@@ -370,7 +370,7 @@ class _Recording:
             "clock": self.clock,
             "cpus": len(self.cpus),
             "events": self.names,
-            "answers": dict(answers(self.names)),
+            "answers": dict(answers(self.names, flight=self.options.flight)),
             "seconds": round(seconds, 3),
             "ended": why,
             "flight": self.options.flight,

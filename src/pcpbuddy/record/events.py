@@ -37,17 +37,18 @@ def offered(events: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def answers(names: list[str]) -> list[tuple[str, str]]:
+def answers(names: list[str], *, flight: bool = False) -> list[tuple[str, str]]:
     """
-    (question, answer) for what such a recording can tell.
+    (question, answer) for what such a recording can tell. flight: it begins long after the /proc texts were taken.
     """
     there = set(names)
     six = not set(KMEM) - there
     locks = [name for name in names if "zone_lock" in name and name not in KMEM]
     missing = ", ".join(name.split("/")[1] for name in KMEM if name not in there)
     waits = "yes: who waited and how long, for locks of all kinds; hold times and whose lock it is, no"
+    start = "inferred from the rows alone" if flight else "assumed of the /proc texts"
     return [
-        ("other policies on this load", "yes, from a start state assumed of the /proc texts (compare)"),
+        ("other policies on this load", f"yes, from a start state {start} (compare)"),
         ("refill and drain sizes", "yes" if six else f"in part: this kernel has no {missing}"),
         ("page frames against the kernel", "no: that needs a snapshot (contrib/drgn_snapshot.py)"),
         ("lock waits", waits if set(LOCK) <= there else "no: this kernel has no lock:contention_begin"),
