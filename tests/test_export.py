@@ -757,7 +757,7 @@ def test_the_log_of_the_command(tmp_path):
     assert len(run.holds)
 
 
-def test_arrows_and_lanes_by_hand(tmp_path, storm):
+def test_arrows_and_lanes_by_hand(tmp_path, storm, capsys):
     """
     Slices that cross each other stand on two tracks; a lock that is held at the end, and who waits for it, are there.
     """
@@ -777,7 +777,10 @@ def test_arrows_and_lanes_by_hand(tmp_path, storm):
     )
     for name in ("asked_ps", "from_ps", "to_ps"):
         log[name] = np.where(log[name] < 0, -1, log[name] * 1000 + start)
-    dataclasses.replace(run, holds=log).save(tmp_path / "hand.run")
+    config = {**run.manifest["config"], "log": {"left_out": 7}}
+    dataclasses.replace(run, holds=log, manifest={**run.manifest, "config": config}).save(tmp_path / "hand.run")
+    assert main(["export", str(tmp_path / "hand.run"), "-o", str(tmp_path / "hand.pftrace")]) == 0
+    assert "the log was full after 0.010 ms: 7 holds that ended later are missing" in capsys.readouterr().err
     made = exported(tmp_path, tmp_path / "hand.run")
     assert sorted((one.track, one.name, one.begin, one.end) for one in made.slices) == [
         (("CPU 0",), "PCP lock: alloc", 1000, 5000),

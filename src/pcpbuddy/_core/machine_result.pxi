@@ -177,7 +177,7 @@ cdef void add_to_log(
     row.pfn = <uint32_t>pfn
 
 
-# -- holds of locks ------------------------------------------------------------------------------------------------------
+# -- holds of locks --------------------------------------------------------------------------------------------------
 
 cdef inline bint tells(Sim *s, Lock *lock) noexcept nogil:
     """
@@ -189,7 +189,9 @@ cdef inline bint tells(Sim *s, Lock *lock) noexcept nogil:
         lock.asked_ps < lock.since_ps or number >= s.nr_zones * (s.cpus + 1) or number % (s.cpus + 1) == s.cpus
     )
 
-cdef void keep_hold(Sim *s, int number, int cpu, int64_t from_ps, int64_t to_ps, int64_t asked_ps, int bits) noexcept nogil:
+cdef void keep_hold(
+    Sim *s, int number, int cpu, int64_t from_ps, int64_t to_ps, int64_t asked_ps, int bits
+) noexcept nogil:
     """A row, as long as there is room. What begins when the measured part is over is none of it."""
     cdef HoldRow *row = s.holds
     if s.stop_ps >= 0 and asked_ps >= s.stop_ps:

@@ -15,7 +15,7 @@ cdef enum:
     TAG_TYPE = 0x48            # .type
     TAG_NAME = 0x50            # .name_iid
     TAG_TRACK = 0x58           # .track_uuid
-    TAG_ANNOTATION_NAME = 0x08 # DebugAnnotation.name_iid
+    TAG_ANNOTATION_NAME = 0x08  # DebugAnnotation.name_iid
     TAG_INT = 0x20             # .int_value
     TAG_STRING = 0x32          # .string_value
     TAG_POINTER = 0x38         # .pointer_value

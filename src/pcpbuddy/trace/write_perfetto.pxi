@@ -206,8 +206,8 @@ cdef class PerfettoRows:
         self.notes.n = q - self.notes.p
         return 0
 
-    # Waits. A spinning CPU has them on its track, one within another where an interrupt waits too; a task that sleeps has
-    # a track of its own, since it may wake up on another CPU.
+    # Waits. A spinning CPU has them on its track, one within another where an interrupt waits too; a task that sleeps
+    # has a track of its own, since it may wake up on another CPU.
 
     cdef int _begin(self, const uint8_t *row, bytes comm) except -1:
         cdef Head *head = <Head *>row
