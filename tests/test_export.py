@@ -522,6 +522,11 @@ def test_what_is_refused(tmp_path, capsys):
     pq.write_table(pa.table({"x": [1]}), other)
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(PLAIN.read_bytes()[:2000])
+    nested = tmp_path / "nested.parquet"
+    pq.write_table(pa.table({"ts_ns": [1], "cpu": [0], "event": ["vmfold"], "x": [[1, 2]]}), nested)
+    wide = tmp_path / "wide.parquet"
+    pq.write_table(pa.table({"ts_ns": [1], "cpu": [1 << 40], "event": ["vmfold"]}), wide)
+    os.mkfifo(tmp_path / "fifo")
     for arguments, words in [
         ([str(trace), "-o", str(tmp_path / "out.xyz")], "its ending says no format"),
         ([str(trace), "-o", "-"], "its ending says no format"),
@@ -532,6 +537,9 @@ def test_what_is_refused(tmp_path, capsys):
         ([str(tmp_path / "no"), "-o", out], "cannot be read"),
         ([str(other), "-o", out], "other.parquet has no rows of a trace: column ts_ns is not there"),
         ([str(broken), "-o", out], "broken.parquet is truncated or no parquet file"),
+        ([str(nested), "-o", out], "nested.parquet cannot be written as csv"),
+        ([str(wide), "-o", str(tmp_path / "out.txt")], "numbers in column cpu that no trace has"),
+        ([str(trace), "-o", str(tmp_path / "fifo"), "-f", "--format", "csv"], "is no ordinary file"),
         ([str(trace), "-o", out, "--table", "cpus"], "leave --table out"),
         ([str(PLAIN), "-o", out, "--buffer", "x"], "leave --buffer out"),
         ([str(trace), "-o", out, "--kernel", "x"], "expected a release"),
@@ -540,7 +548,8 @@ def test_what_is_refused(tmp_path, capsys):
         said = capsys.readouterr().err
         assert words in said
         assert said.count("\n") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"trace.txt", "other.parquet", "broken.parquet"}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"trace.txt", "fifo", *(f"{name}.parquet" for name in ("other", "broken", "nested", "wide"))}
 
 
 def test_existing_files_stay(tmp_path, capsys):
@@ -561,6 +570,10 @@ def test_pipes(tmp_path):
     done = subprocess.run(command, input=trace.encode(), capture_output=True, check=True)
     assert done.stdout.endswith(b"order=2\n")
     assert done.stdout.startswith(b"# tracer: nop\n")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, input=trace.encode(), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert b"standard output cannot be written: No space left on device" in done.stderr
 
 
 def test_strict(tmp_path, capsys):

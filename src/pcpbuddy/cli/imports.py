@@ -116,6 +116,8 @@ def writable(text: str, source: str, *, force: bool) -> Path:
     path = Path(text)
     if path.is_dir():
         raise UsageError(f"-o {path} is a directory; expected the name of a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"-o {path} is no ordinary file, and would be replaced by one; give another name")
     if path.exists() and not force:
         raise UsageError(f"-o {path} exists; -f replaces it")
     if path.exists() and source != "-" and Path(source).exists() and path.samefile(source):

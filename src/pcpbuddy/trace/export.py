@@ -21,7 +21,7 @@ from . import Trace, shapes
 from ._write import TextRows
 from .importing import import_trace
 from .schema import Batch
-from .source import shown
+from .source import first_line, shown
 from .stored import StoredRows
 
 __all__ = [
@@ -69,7 +69,13 @@ def written(path: str) -> Iterator[IO[bytes]]:
     A file to write into: it gets its name when all was written, and nothing is left where that fails. "-" is stdout.
     """
     if path == STDOUT:
-        yield sys.stdout.buffer
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"standard output cannot be written: {error.strerror or error}") from None
         return
     output = Path(path)
     beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -131,13 +137,18 @@ def export_csv(source: Trace | StoredRows, output: IO[bytes], progress: Progress
         pa.field(one.name, pa.string() if pa.types.is_dictionary(one.type) else one.type) for one in source.arrow_schema
     ]
     done = 0
-    with pa.csv.CSVWriter(output, pa.schema(fields)) as file:
-        for batch in source.arrow_batches():
-            columns = [column.cast(field.type) for column, field in zip(batch.columns, fields, strict=True)]
-            file.write_batch(pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields)))
-            done += batch.num_rows
-            if progress is not None:
-                progress(done, source.nr_rows)
+    try:
+        with pa.csv.CSVWriter(output, pa.schema(fields)) as file:
+            for batch in source.arrow_batches():
+                columns = [column.cast(field.type) for column, field in zip(batch.columns, fields, strict=True)]
+                file.write_batch(pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields)))
+                done += batch.num_rows
+                if progress is not None:
+                    progress(done, source.nr_rows)
+    except pa.ArrowException as error:
+        raise TraceError(
+            f"{source.name} cannot be written as csv ({first_line(error)}); expected numbers and texts"
+        ) from None
     return Exported(done, ())
 
 
