@@ -171,7 +171,7 @@ def _evidence(rows: Rows) -> _Evidence:
     """
     The first row of every page. A folio that is freed in a batch shows its order in the row of mm_page_free before.
     """
-    whats = {
+    wanted_of = {
         "mm_page_free": FREE,
         "mm_page_free_batched": FREE,
         "pcp_free": FREE,
@@ -182,7 +182,7 @@ def _evidence(rows: Rows) -> _Evidence:
         "pcp_alloc": ALLOC,
         "pcp_alloc_bulk": ALLOC,
     }
-    of_event = np.array([whats.get(name, -1) for name in rows.names], np.int64)
+    of_event = np.array([wanted_of.get(name, -1) for name in rows.names], np.int64)
     what = of_event[rows.event] if len(of_event) else np.zeros(0, np.int64)
     at = np.flatnonzero((what >= 0) & (rows.pfn >= 0))
     order = np.clip(rows.order[at], 0, NR_ORDERS - 1)
