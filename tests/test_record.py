@@ -50,6 +50,26 @@ def why_not():
 live = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
+CHURN = """
+import mmap
+while True:
+    with mmap.mmap(-1, 4 << 20) as memory:
+        for at in range(0, len(memory), 4096):
+            memory[at] = 1
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages_come_and_go():
+    """
+    Something to record: a machine at rest may have no event in half a second.
+    """
+    process = subprocess.Popen([sys.executable, "-c", CHURN], preexec_fn=lambda: os.nice(5))
+    yield
+    process.kill()
+    process.wait()
+
+
 def fingerprint():
     """
     What tracefs looks like to everybody else.
