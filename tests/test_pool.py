@@ -22,7 +22,7 @@ import pytest
 
 import pcpbuddy
 from pcpbuddy import PagePool
-from pcpbuddy.config import POOL_PROFILE, PROFILES
+from pcpbuddy.config import PROFILES
 from pcpbuddy.errors import BadFree, ConfigError, Corruption, OutOfPages, PoolBroken, UsageError
 
 LONG = bool(os.environ.get("PCPBUDDY_LONG"))
@@ -228,7 +228,7 @@ def test_explicit_huge_pages_are_there_or_an_error_says_what_to_do():
 # Threads
 
 
-@pytest.mark.parametrize("policy", [POOL_PROFILE, "mainline", "fixed", "tuned"])
+@pytest.mark.parametrize("policy", ["mainline", "fixed", "handover", "tuned"])
 def test_threads_pass_pages_on(policy):
     """
     Some allocate, others free what those allocated; each page says whose it is.

@@ -26,8 +26,8 @@ __all__ = [
     "policy",
 ]
 
-# Of a PagePool, where none is asked for: chosen by the figures of `pcpbuddy bench pool` (docs/reference/pool.md).
-POOL_PROFILE = "handover"
+# Of a PagePool, where none is asked for: chosen by the figures of `pcpbuddy bench pool` (docs/reference/bench-pool.md).
+POOL_PROFILE = "fixed"
 LARGEST = (1 << 31) - 1  # numbers of a switch are C ints in the core
 
 
