@@ -243,3 +243,32 @@ def test_the_schedules_hold_what_they_promise():
                 seen.add(one_order(policy, False, OTHERS["free"], begun, steps)[0].reason)
     assert {"", "pinned"} <= seen
     assert seen & {"pcp", "owned", "remote"}
+
+
+@pytest.mark.parametrize("policy", ["mainline", "fixed"])
+def test_a_chunk_that_grows_between_test_and_capture(policy):
+    """
+    A free beside the range, in its isolated block, merges with what the range begins in: CT-6 looks for the head anew.
+
+    Pages 0 to 255 of block 0 are one allocation, the range is what is behind it: at the test its first chunk begins at
+    256, at the capture at 0.
+    """
+    options = {"batch": 1, "high_min": 0, "high_max": 0, "stat_threshold": 0, "watermark": (0, 0, 0, 0)}
+    zone = Zone(2 * BLOCK, cpus=2, policy=policy, **options)
+    assert zone.alloc(8) == 0
+    zone.set_movable(0)
+    contig = Contig.alloc(Node([zone]), 256, BLOCK, cpu=0)
+    holds = 0
+    while (action := contig.step()) is not None:
+        holds += action[0] == "lock" and action[1][0] == "zone"
+        if holds == 3:  # of the isolation and the test; now the capture's is asked for
+            zone.free_direct(0, cpu=1)
+            holds += 1
+    assert contig.result.pfn == 256
+    zone.check()
+    zone.free_contig(256, 256)
+    zone.drain()
+    zone.fold(0)
+    zone.fold(1)
+    zone.check()
+    assert int(zone.census()["nr_free"][10].sum()) == 1

@@ -250,8 +250,7 @@ cdef inline int test_next(Contig *g) noexcept nogil:
 cdef inline void test_on(Contig *g) noexcept nogil:
     """G_TESTED. An off-lining tries again."""
     if not g.call.got:
-        g.captured = g.call.op.page
-        g.i = g.captured
+        g.i = g.start
         g.at = G_CAPTURE
     elif g.offline and g.rounds < TRIES:
         g.at = G_DRAIN
@@ -271,7 +270,10 @@ cdef inline int capture_next(Contig *g) noexcept nogil:
 cdef inline void capture_on(Contig *g) noexcept nogil:
     """G_CAPTURED: single pages from now on; they are nobody else's, so no lock is needed."""
     cdef idx i
-    while g.i < g.call.op.page:
+    if g.i == g.start:
+        g.captured = g.call.op.page
+    g.i = g.call.op.page
+    while g.i < g.call.op.page + <idx>g.call.op.n:
         i = g.i
         g.i += 1u << word_order(word_of(g.zone, i))
         split_page(g.zone, i)
@@ -279,11 +281,8 @@ cdef inline void capture_on(Contig *g) noexcept nogil:
 
 cdef inline int trim_next(Contig *g) noexcept nogil:
     """G_HEAD, G_TAIL: what the chunks had before start, and from end on."""
-    cdef idx i = g.captured
-    cdef idx end = g.start
-    if g.at == G_TAIL:
-        i = g.end
-        end = g.i
+    cdef idx i = g.captured if g.at == G_HEAD else g.end
+    cdef idx end = g.start if g.at == G_HEAD else g.i
     g.at += 1
     if i >= end:
         return G_ON

@@ -163,7 +163,7 @@ cdef inline int zone_step(Zone *z, Op *op) noexcept nogil:
         elif op.section == Z_TEST:
             op.result = test_isolated(z, &op.page, op.n)
         elif op.section == Z_CAPTURE:
-            op.page = capture(z, op.cpu, op.page, op.n)
+            op.n = capture(z, op.cpu, &op.page, op.n)
         else:
             disown_all(z, op.target)
         return UNLOCK_ZONE

@@ -149,12 +149,8 @@ cdef inline int what_holds(Zone *z, idx p) noexcept nogil:
     return BUSY_HOLE if state == HOLE else BUSY_PINNED
 
 cdef inline int test_isolated(Zone *z, idx *page, int n) noexcept nogil:
-    """
-    CT-5: n pages from page on are free. Returns 0, and the head of the first chunk; else what holds the first that
-    is not, and that page.
-    """
+    """CT-5: n pages from page on are free. Returns 0; else what holds the first that is not, and that page."""
     cdef int o
-    cdef idx first = head_of(z, page[0], &o)
     cdef idx end = page[0] + <idx>n
     cdef idx i
     while page[0] < end:
@@ -162,7 +158,6 @@ cdef inline int test_isolated(Zone *z, idx *page, int n) noexcept nogil:
         if not i or free_order(z, i) < 0:
             return what_holds(z, page[0])
         page[0] = i + (1u << o)
-    page[0] = first
     return 0
 
 cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
@@ -185,12 +180,19 @@ cdef inline void take_free(Zone *z, int cpu, idx i, int o) noexcept nogil:
                 retype(z, p, MOVABLE)
         p += PB_PAGES
 
-cdef inline idx capture(Zone *z, int cpu, idx i, int n) noexcept nogil:
-    """CT-6: of n pages, all free, from i on the chunks that begin in i's block. Returns where they end."""
-    cdef idx end = min(i + <idx>n, (i | (PB_PAGES - 1)) + 1)
+cdef inline int capture(Zone *z, int cpu, idx *page, int n) noexcept nogil:
+    """
+    CT-6: of n pages, all free, from page on: the chunk that the first is in, and those that begin in its block.
+
+    Answered with the head of the first, which may have changed since the test: what is freed beside the range, in its
+    isolated blocks, merges with it. Returns how many pages there are from that head on.
+    """
+    cdef idx end = min(page[0] + <idx>n, (page[0] | (PB_PAGES - 1)) + 1)
     cdef int o
+    cdef idx i = head_of(z, page[0], &o)
+    page[0] = i
     while i < end:
         o = free_order(z, i)
         take_free(z, cpu, i, o)
         i += 1u << o
-    return i
+    return <int>(i - page[0])
