@@ -13,7 +13,7 @@ from .page cimport (
     BOOSTED_WATERMARK, CMA, HOLD_PER_PHASE, H_DIRECT_ALLOC, H_OTHER, H_REFILL, KSWAPD, MOVABLE, NOLOCK,
     USE_HIGHATOMIC, WMARK_MIN, Counts, Pcp, Zone, block_of, idx,
 )
-from .pcp cimport grow_high, pcp_order, pcp_take, refill_size, take_away
+from .pcp cimport grow_high, pcp_order, pcp_take, refill_size, take_away, take_row
 from .refill cimport NR_PHASES, refill_begin, run_phase
 from .remote cimport absorb
 
@@ -34,6 +34,21 @@ cdef inline void count_cma(Zone *z, Counts *counts, idx i, int o, int T) noexcep
         bump(&counts.cma_pages, 1 << o)
         if T == MOVABLE:
             bump(&counts.movable_cma_pages, 1 << o)
+
+cdef inline void count_row(Zone *z, Op *op, int nr) noexcept nogil:
+    """The next nr pages of a bulk allocation are there. No mm_page_alloc."""
+    cdef Counts *counts = &z.counts[op.cpu]
+    cdef int k
+    bump(&counts.allocs, nr)
+    bump(&counts.pages_allocated, nr)
+    if op.type == MOVABLE:
+        bump(&counts.movable_pages, nr)
+    if z.s.cma_pages:
+        for k in range(op.k, op.k + nr):
+            count_cma(z, counts, op.pages[k], 0, op.type)
+    bump(&counts.allocs_locked, op.locked)
+    op.locked = False
+    op.k += nr
 
 cdef inline void hand_out(Zone *z, int cpu, idx i, int o, int T, int aflags) noexcept nogil:
     """After the locks: B-60 step 3, and the tracepoint as the very last (17.1)."""
@@ -158,7 +173,7 @@ cdef inline int alloc_step(Zone *z, Op *op) noexcept nogil:
 
 cdef inline int bulk_alloc_step(Zone *z, Op *op) noexcept nogil:
     """Fills op.pages; with none, the caller asks for one ordinary page. No mm_page_alloc, free_count not halved."""
-    cdef idx i
+    cdef int nr
     if op.at == B_START:
         op.target = op.cpu
         op.at = B_TRIED
@@ -177,16 +192,15 @@ cdef inline int bulk_alloc_step(Zone *z, Op *op) noexcept nogil:
     if op.at == B_REFILLED:
         grow_high(z, &z.pcp[op.cpu], op.pages_in, op.raised)
     while op.k < op.nr:
-        i = pcp_take(z, op.cpu, 0, op.type)
-        if not i and op.at == B_REFILLED:
+        nr = take_row(z, op.cpu, op.type, op.pages + op.k, op.nr - op.k)
+        if nr == 0:                        # of a larger entry, if there is one
+            op.pages[op.k] = pcp_take(z, op.cpu, 0, op.type)
+            nr = op.pages[op.k] != 0
+        if nr == 0 and op.at == B_REFILLED:
             break
-        if not i:
+        if nr == 0:
             return start_refill(z, op, B_REFILL)
-        count_alloc(z, op.cpu, i, 0, op.type)
-        bump(&z.counts[op.cpu].allocs_locked, op.locked)
-        op.locked = False
-        op.pages[op.k] = i
-        op.k += 1
+        count_row(z, op, nr)
         op.at = B_TAKE
     op.at = B_END
     return UNLOCK_PCP

@@ -11,7 +11,6 @@
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
-from .page cimport idx
 from .pool cimport Pool
 
 cdef class PagePool:
@@ -32,6 +31,5 @@ cdef class PagePool:
     # Not for others.
     cdef int usable(self) except -1
     cdef note_dead(self, uint32_t *lock)
-    cdef idx held(self, int64_t pfn, int order) except 0
     cdef none(self, int order, int migratetype)
     cdef need_once(self, const int64_t *pages, int64_t nr)

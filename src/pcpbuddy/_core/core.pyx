@@ -41,8 +41,8 @@ from .op cimport (
 from .page cimport (
     ALLOC, BUDDY, CMA, CPU_SHIFT, DEFERRED, HOLE, INTERIOR, ISOLATE, LINKED, MARK, MARK_ALL, MAX_ORDER,
     MOVABLE, MOVABLE_BIT, NR_FREE, NR_LISTS, NR_ORDERS, NR_TYPES, ORDER_SHIFT, OWNED_HEADS, OWNED_PER_TYPE, PB,
-    PB_PAGES, PCP, REMOTE, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Outbox, Pcp, Policy, Ring,
-    Zone as CZone, ZoneState, block_head, block_page, cpu_head, first_block, idx, index_of, owned_head,
+    PB_PAGES, PCP, REMOTE, STATE_MASK, TYPE_SHIFT, UNKNOWN, USE_CMA, WMARK_LOW, Block, Counts, Event, Outbox, Pcp,
+    Policy, Ring, Zone as CZone, ZoneState, block_head, block_page, cpu_head, first_block, idx, index_of, owned_head,
     pfn_of, set_block_type, set_word, split_page, word_of, word_order, word_type, zone_head,
 )
 from .replay cimport Replay, Request, map_page, note_parked, replay_requests

@@ -1,7 +1,8 @@
 # Frees: to the owner of the page's block, to the own PCP, or past the PCPs (B-80 to B-82,
 # B-90 to B-92, P-40 to P-47). Step functions: see op.pxd.
 
-from .atomic cimport bump, load16
+from .atomic cimport bump, load16, load32
+from .cache cimport WATCHED
 from .direct cimport defer, direct_free
 from .drain cimport drain_hold, drain_start
 from .events cimport E_FREE, E_FREE_BATCHED, E_REMOTE_FAIL, emit, emit_other
@@ -11,10 +12,10 @@ from .op cimport (
     TRY_ZONE, UNLOCK_PCP, UNLOCK_ZONE, Op, settle_then, unsettled,
 )
 from .page cimport (
-    DRAIN_BY_OWNER, ISOLATE, ON, REMOTE_BLOCK, REMOTE_HANDOVER, REMOTE_LLIST, REMOTE_LOCAL, UNMOVABLE, Pcp, Zone,
-    block_of, block_type, high_of, idx, set_high, word_of, word_order,
+    BELOW_HIGH, DRAIN_BY_OWNER, ISOLATE, MERGE_FREE, ON, RECLAIM_ACTIVE, REMOTE_BLOCK, REMOTE_HANDOVER,
+    REMOTE_LLIST, REMOTE_LOCAL, UNMOVABLE, Pcp, Zone, block_of, block_type, high_of, idx, set_high, word_of, word_order,
 )
-from .pcp cimport clamp, commit, list_type, mark_for, over_limit, pcp_order
+from .pcp cimport clamp, commit, list_type, mark_for, over_limit, pcp_order, pcp_put, row_committed
 from .pcpblock cimport merge_before, merges_late, wants_pass
 from .remote cimport absorb, announce, append, find_outbox, flush_outbox, overfull, push, pushed, slots, withdraw
 from .watermark cimport leave_below_high, ownership_rests
@@ -120,6 +121,43 @@ cdef inline void commit_next(Zone *z, Op *op) noexcept nogil:
     if n:
         ask_drain(z, op, n, o, T)
 
+cdef inline bint row_stops(Zone *z, Op *op) noexcept nogil:
+    """Not below every limit of B-83, or each page that comes in is looked at; or each touch is charged."""
+    return (
+        WATCHED or z.s.policy.merge == MERGE_FREE or op.flags & OP_NOLOCK
+        or load32(&z.s.flags) & (RECLAIM_ACTIVE | BELOW_HIGH)
+    )
+
+cdef inline bint commit_row(Zone *z, Op *op) noexcept nogil:
+    """commit_next for the single pages of the own lists that come next, the rest changed once. False: not even one."""
+    cdef Pcp *p = &z.pcp[op.cpu]
+    cdef int high = clamp(high_of(p), p.high_min, p.high_max)
+    cdef int end = min(op.end, op.k + high - 1 - p.count)
+    cdef int own = op.cpu + 1
+    cdef int owner
+    cdef int k = op.k
+    cdef int T
+    cdef idx i
+    if row_stops(z, op):
+        return False
+    while k < end:
+        i = op.pages[k]
+        owner = load16(&block_of(z, i).owner)
+        T = block_type(z, i)
+        if not i or word_order(word_of(z, i)) or T == ISOLATE or owner and owner != own:
+            break
+        if op.flags & OP_BATCH:
+            emit(z, E_FREE_BATCHED, op.cpu, i, 0, 0)
+        pcp_put(z, op.cpu, i, 0, list_type(T), mark_for(z, block_of(z, i), op.cpu), False)
+        k += 1
+    if k == op.k:
+        return False
+    row_committed(p, k - op.k, high)
+    bump(&z.counts[op.cpu].frees_local, k - op.k)
+    op.k = k
+    op.at = F_NEXT
+    return True
+
 cdef inline bint push_next(Zone *z, Op *op) noexcept nogil:
     """P-46: the next page onto op.to's remote list, without any lock. False: over its bound."""
     cdef idx i = op.pages[op.k]
@@ -154,7 +192,8 @@ cdef inline int deal(Zone *z, Op *op) noexcept nogil:
     """target's PCP lock is held."""
     if op.to != op.target:
         return gather_next(z, op)
-    commit_next(z, op)
+    if op.end == 1 or op.to != op.cpu or not commit_row(z, op):
+        commit_next(z, op)
     return GO_ON
 
 cdef inline int release(Op *op) noexcept nogil:
@@ -239,13 +278,28 @@ cdef inline void not_locked(Zone *z, Op *op) noexcept nogil:
 
 # -- one free, or a row of them ---------------------------------------------------------------------------------
 
+cdef inline void prepare_row(Zone *z, Op *op, int end) noexcept nogil:
+    """Pass 1 over the single pages that come next."""
+    cdef int first = op.end
+    cdef int k = first
+    while k < end and not word_order(word_of(z, op.pages[k])):
+        emit(z, E_FREE, op.cpu, op.pages[k], 0, 0)
+        k += 1
+    bump(&z.counts[op.cpu].pages_freed, k - first)
+    op.end = k
+
 cdef inline int free_prepare(Zone *z, Op *op) noexcept nogil:
     """B-91 pass 1 over the next group: mm_page_free of each; what no PCP serves goes to the zone at once."""
+    cdef int end = min(op.nr, op.k + GROUP)
     cdef idx i
     cdef int o
     if op.k == op.nr:
         return DONE
-    while op.end < op.nr and op.end < op.k + GROUP:
+    while op.end < end:
+        if op.flags & OP_BATCH:
+            prepare_row(z, op, end)
+            if op.end == end:
+                break
         i = op.pages[op.end]
         o = word_order(word_of(z, i))
         op.end += 1

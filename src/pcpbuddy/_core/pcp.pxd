@@ -5,8 +5,9 @@
 cimport cython
 from libc.stdint cimport uint32_t
 
-from .atomic cimport bump, bumpi32, likely, load16, load32
+from .atomic cimport bump, bumpi32, likely, load16, load32, store32
 from .buddy cimport merge_free
+from .cache cimport WATCHED
 from .events cimport E_PCPU_DRAIN, E_PMERGE, emit
 from .page cimport (
     ALLOC, BELOW_HIGH, BUDDY_MASK, COSTLY, CPU_SHIFT, FREE_HIGH_BATCH, GROWTH_PAGES, MARK, MARK_ALL, MERGE_FREE,
@@ -84,6 +85,29 @@ cdef inline idx pcp_take(Zone *z, int c, int o, int T) noexcept nogil:
             take_away(z, i, o, T)
             return i
     return 0
+
+cdef inline int take_row(Zone *z, int c, int T, idx *pages, int n) noexcept nogil:
+    """
+    pcp_take of order 0, n times or until its list is empty; the list is mended and counted once. Returns how many.
+
+    Not where each entry must be looked at, or each touch is charged: there 0.
+    """
+    cdef idx head = cpu_head(c, list_index(z, 0, T))
+    cdef idx i = z.page[head].next
+    cdef int k = 0
+    if WATCHED or z.s.policy.take_prefer == PREFER_UNMARKED or i == head:
+        return 0
+    while k < n and i != head:
+        pages[k] = i
+        i = z.page[i].next
+        z.page[pages[k]].next = 0
+        z.page[pages[k]].prev = 0
+        take_away(z, pages[k], 0, T)
+        k += 1
+    z.page[i].prev = head
+    store32(&z.page[head].next, i)
+    bumpi32(&z.pcp[c].count, -k)
+    return k
 
 
 # -- tuning --------------------------------------------------------------------------------------
@@ -229,6 +253,12 @@ cdef inline int commit(
         return 0                           # below every limit of B-83
     return over_limit(z, p, free_high)
 
+cdef inline void row_committed(Pcp *p, int n, int high) noexcept nogil:
+    """What n commits of single pages leave behind, all below every limit."""
+    p.alloc_factor >>= min(n, 7)
+    p.flags &= ~PREV_FREE_HIGH_ORDER
+    p.free_count = max(p.free_count, min(p.free_count + n, p.batch << SCALE_MAX))
+    set_high(p, high)
 
 # -- draining under one zone-lock hold --------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from .atomic cimport addi32, load32, loadi32, store32
 from .lock cimport holder_gone, lock_spin, unlock_spin
 from .pool cimport MAX_IDS, TICK_NS, pb_now_ns
 
+import array
+
 from ..errors import PoolBroken
 
 include "pool_run.pxi"
@@ -26,6 +28,17 @@ def zone_bytes(int64_t pages, int cpus, policy):
     set_policy(&s, policy, cpus)
     measure(&s, 0, pages, cpus)
     return s.size
+
+
+cdef inline bint may_free(CZone *z, int64_t pfn, int order) noexcept nogil:
+    """An allocation begins there, of this order if one is said, that cma_alloc did not make."""
+    cdef uint32_t word
+    if not 0 <= pfn < z.s.spanned:
+        return False
+    word = word_of(z, <idx>pfn + z.s.first)
+    return (word & STATE_MASK) == ALLOC and (order < 0 or word_order(word) == order) and not is_claimed(
+        z, <idx>pfn + z.s.first
+    )
 
 
 cdef class PagePool:
@@ -87,16 +100,6 @@ cdef class PagePool:
             )
         return 0
 
-    cdef idx held(self, int64_t pfn, int order) except 0:
-        """The allocation that begins at this page."""
-        cdef Zone zone = self.zone
-        cdef uint32_t word
-        if 0 <= pfn < self.p.z.s.spanned:
-            word = word_of(self.p.z, <idx>pfn + self.p.z.s.first)
-            if (word & 7) == ALLOC and (order < 0 or word_order(word) == order):
-                return <idx>pfn + self.p.z.s.first
-        return need_allocation(zone, pfn, order)
-
     def alloc(self, int order=0, int migratetype=1, bint zero=False):
         cdef idx i
         cdef int64_t pfn
@@ -121,13 +124,11 @@ cdef class PagePool:
         )
 
     def free(self, int64_t pfn, int order=-1):
-        cdef idx i
         if self.closed or self.p.z.s.broken:
             self.usable()
-        i = self.held(pfn, order)
-        if is_claimed(self.p.z, i):
+        if not may_free(self.p.z, pfn, order):
             need_freeable(self.zone, pfn, order)
-        put(&self.p, this_slot(&self.p), i)
+        put(&self.p, this_slot(&self.p), <idx>pfn + self.p.z.s.first)
         if self.p.z.s.broken:
             self.usable()
 
@@ -136,7 +137,6 @@ cdef class PagePool:
         cdef int64_t nr = n
         cdef int64_t got
         cdef int64_t *pages
-        import array
         self.usable()
         if nr < 1:
             raise UsageError(f"{nr} pages: expected 1 or more")
@@ -162,7 +162,6 @@ cdef class PagePool:
         cdef int64_t k
         cdef int64_t nr
         cdef int64_t *pages
-        import array
         self.usable()
         if isinstance(pfns, (list, tuple)):
             pfns = array.array("q", pfns)
@@ -180,23 +179,23 @@ cdef class PagePool:
         self.usable()
 
     cdef need_once(self, const int64_t *pages, int64_t nr):
-        """Allocations, each once: a dead bit of their words remembers which were seen."""
+        """Allocations, each once: a dead bit of their words says which were seen; the free writes the words anew."""
         cdef int64_t k
         cdef int64_t seen = 0
         cdef idx i
-        try:
-            while seen < nr:
-                i = self.held(pages[seen], -1)
-                if word_of(self.p.z, i) & MARK:
-                    raise BadFree(f"pfn {pages[seen]} is in the batch twice")
-                if is_claimed(self.p.z, i):
-                    need_freeable(self.zone, pages[seen], -1)
-                set_word(self.p.z, i, word_of(self.p.z, i) | MARK)
-                seen += 1
-        finally:
-            for k in range(seen):
-                i = <idx>pages[k] + self.p.z.s.first
-                set_word(self.p.z, i, word_of(self.p.z, i) & ~MARK)
+        while seen < nr and may_free(self.p.z, pages[seen], -1):
+            i = <idx>pages[seen] + self.p.z.s.first
+            if word_of(self.p.z, i) & MARK:
+                break
+            set_word(self.p.z, i, word_of(self.p.z, i) | MARK)
+            seen += 1
+        if seen == nr:
+            return
+        for k in range(seen):
+            i = <idx>pages[k] + self.p.z.s.first
+            set_word(self.p.z, i, word_of(self.p.z, i) & ~MARK)
+        need_freeable(self.zone, pages[seen], -1)
+        raise BadFree(f"pfn {pages[seen]} is in the batch twice")
 
     def view(self, int64_t pfn, int64_t pages=1):
         """Nothing keeps it from being freed meanwhile; `pages()` does."""

@@ -1,5 +1,6 @@
 # What a pool's threads run. Included by core.pyx and native.pyx, behind step.pxi.
 
+from .atomic cimport likely
 from .call cimport bulk_op
 from .op cimport F_PREPARE, OP_BATCH
 from .pool cimport Pool, pool_flags, put, this_slot, tick_if_due, try_get
@@ -13,15 +14,17 @@ cdef void run_pool(CZone *z, void *opaque) noexcept nogil:
     run_spinning(z, opaque)
     tick_if_due(z)
 
-cdef idx get_by(Pool *p, int cpu, int o, int T) noexcept nogil:
+cdef idx get_drained(Pool *p, int cpu, int o, int T) noexcept nogil:
+    """What lies in the lists of other CPUs counts, too. 0: there is none."""
+    drain_all(p.z, cpu)
+    return try_get(p, cpu, o, T)
+
+cdef inline idx get_by(Pool *p, int cpu, int o, int T) noexcept nogil:
     """0: there is none, not even in the lists of other CPUs."""
     cdef idx i = try_get(p, cpu, o, T)
-    if i == 0:
-        drain_all(p.z, cpu)
-        i = try_get(p, cpu, o, T)
-    return i
+    return i if likely(i) else get_drained(p, cpu, o, T)
 
-cdef idx get_page(Pool *p, int o, int T) noexcept nogil:
+cdef inline idx get_page(Pool *p, int o, int T) noexcept nogil:
     return get_by(p, this_slot(p), o, T)
 
 cdef int64_t get_many(Pool *p, int64_t n, int64_t *pages) noexcept nogil:
