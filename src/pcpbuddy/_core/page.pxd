@@ -189,26 +189,28 @@ cdef struct Policy:            # what each is read for: docs/reference/core.md
     int32_t handover_batch
     int32_t handover_targets   # outboxes per CPU; 0 unless remote=handover
 
-cdef struct Pcp:               # guarded by lock; 64 bytes
-    uint32_t lock
+cdef struct Pcp:               # two cache lines
+    uint32_t lock              # guards this line
     int32_t count              # pages on all lists
     int32_t high
-    int32_t high_min
-    int32_t high_max
-    int32_t batch
     int32_t free_count
     uint8_t flags
     uint8_t alloc_factor
     uint8_t expire
-    uint8_t online
     uint8_t remote_node
     int8_t diff[3]             # zone counters not yet folded (B-15)
-    uint8_t pad[28]
+    uint8_t pad[41]
+    int32_t high_min           # from here on: seldom written, but read by whoever frees this CPU's pages
+    int32_t high_max
+    int32_t batch
+    uint8_t online
+    uint8_t pad_online[51]
 
-cdef struct Remote:            # atomics; a cache line of its own, for others write it (P-46)
+cdef struct Remote:            # atomics, written by others (P-46); two cache lines
     uint32_t head              # pages that others freed, the latest first, through Page.next; REMOTE
+    uint8_t pad[60]            # its CPU looks at head with each allocation; others count each page
     int32_t pending            # pages on that list, and in outboxes for this CPU
-    uint8_t pad[56]
+    uint8_t pad_pending[60]
 
 cdef struct Outbox:            # guarded by its CPU's PCP lock (P-46b)
     uint32_t newest            # REMOTE pages, through Page.next; 0: the outbox is not in use
@@ -258,40 +260,43 @@ cdef struct Counts:            # written by their CPU only
     uint64_t walk_lengths[64]
 
 cdef struct ZoneState:
+    # What every call reads and few write.
     uint64_t size              # bytes of all of it
     int64_t start_pfn
     int64_t spanned
     int64_t managed
     int64_t base_pfn           # start_pfn rounded down to a chunk of the largest order
-    int64_t stat[3]
     int64_t watermark[4]       # min, low, high, promo; without the boost
-    int64_t watermark_boost
     int64_t lowmem_reserve[5]
-    int64_t nr_free[11]        # chunks per order, all types
-    int64_t zone_pages         # pages on zone lists, all types, exact
-    int64_t nr_reserved_highatomic
-    int64_t nr_free_highatomic
     int64_t cma_pages          # pages in CMA blocks
-    int32_t nr_isolate_pageblock
+    int64_t tick_ns            # pool: when the next tick is due
     int32_t stat_threshold
     int32_t cpus
     int32_t zone_index
     int32_t pageset[3]         # cached high_min, high_max, batch (B-13)
     int32_t boost_factor
     uint32_t flags
-    uint32_t lock
     uint32_t first             # index of base_pfn's page
     uint32_t nr_pages          # entries of the page array
     uint32_t nr_blocks         # pageblocks from base_pfn
     int32_t block_bias         # block record of page i: (i >> 9) + block_bias
-    uint32_t deferred          # B-92 stack, singly linked through next
+    uint32_t broken            # who died with a lock in its hands (lock.pxd); 0: nobody
     uint8_t auto_sizing
     uint8_t auto_threshold
     uint8_t auto_watermark
     uint8_t pcp_disabled       # B-106: memory goes off-line
-    uint32_t broken            # who died with a lock in its hands (lock.pxd); 0: nobody
-    int64_t tick_ns            # pool: when the next tick is due
     Policy policy
+    uint8_t pad[64]            # no line of the above is one of the below
+    # What whoever has the zone lock writes, and the lock.
+    uint32_t lock
+    int32_t nr_isolate_pageblock
+    uint32_t deferred          # B-92 stack, singly linked through next
+    int64_t stat[3]
+    int64_t watermark_boost
+    int64_t nr_free[11]        # chunks per order, all types
+    int64_t zone_pages         # pages on zone lists, all types, exact
+    int64_t nr_reserved_highatomic
+    int64_t nr_free_highatomic
 
 cdef struct Event:             # 24 bytes
     uint32_t pfn
