@@ -1,6 +1,7 @@
 # make demo   build the package into .venv and compare two policies on a recorded kernel
 # make test   build, and run the tests: all on $(PYTHON), the core's on every other interpreter here
 # make lint   style, spelling, types;  make sanitize   the pool's locks under sanitizers
+# make fuzz   every reader of traces under a fuzzer that sees into the compiled ones (needs clang); FUZZ_MINUTES=10 each
 # make bench, make test-long, make clean
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP := -q --disable-pip-version-check
 CORE_TESTS := tests/test_vectors.py tests/test_rules.py tests/test_operations.py tests/test_misuse.py \
 	tests/test_threads.py
 
-.PHONY: demo test test-main test-others test-long lint sanitize bench clean
+.PHONY: demo test test-main test-others test-long lint sanitize fuzz bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/lab
@@ -49,6 +50,12 @@ lint: $(VENV)/lint
 sanitize: $(VENV)/lint
 	PYTHON=$(VENV)/bin/python CYTHON=$(VENV)/bin/cython tools/sanitize.sh $(SANITIZE)
 
+# FUZZ: some readers ("tracefs dat7"), or a finding to try again; FUZZ_JOBS: readers at the same time.
+FUZZ_MINUTES ?= 10
+FUZZ_JOBS ?= 1
+fuzz: $(VENV)/fuzz
+	nice $(VENV)/bin/python tests/fuzz/run.py --minutes $(FUZZ_MINUTES) --jobs $(FUZZ_JOBS) $(FUZZ)
+
 bench: $(VENV)/bench
 	$(VENV)/bin/python bench/run.py
 
@@ -59,7 +66,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp per extra: the package is built again when a source is newer.
-$(VENV)/lab $(VENV)/test $(VENV)/core-test $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/bin/python
+$(VENV)/lab $(VENV)/test $(VENV)/core-test $(VENV)/fuzz $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/bin/python
 	@echo "Building pcpbuddy into $(VENV) (about a minute) ..."
 	@$(VENV)/bin/python -m pip install $(PIP) '.[$*]'
 	@touch $@
