@@ -1,7 +1,8 @@
 """
 Damaged traces, drawn by chance from a seed: whatever comes of one, it is rows that can be, or one sentence.
 
-PCPBUDDY_FUZZ_SECONDS makes it longer; PCPBUDDY_FUZZ_SEED begins elsewhere. A failure names its seed.
+PCPBUDDY_FUZZ_SECONDS makes it longer; PCPBUDDY_FUZZ_SEED begins elsewhere. A failure names its seed. ``make fuzz`` is
+guided by what the readers do (tests/fuzz); what it found once stands at the end.
 """
 
 import gzip
@@ -14,7 +15,8 @@ import pytest
 from test_trace_text import MIXED
 from tracedata import Kernel, dat6, dat7, pages
 
-from pcpbuddy.errors import TraceError
+from pcpbuddy.errors import RecordingError, TraceError
+from pcpbuddy.recording import proctexts
 from pcpbuddy.trace import open_trace
 from pcpbuddy.trace.schema import KNOWN
 
@@ -104,3 +106,34 @@ def look_at(path):
         health = trace.health()
     assert health.rows == rows == sum(cpu.rows for cpu in health.cpus)
     assert all(text.isprintable() for odd in (*health.odd, *health.damages) for text in [odd.what])
+
+
+ZONE = b"Node 0, zone Normal\n pages free 1\n spanned 512\n present 512\n managed 512\n cpu: 0\n start_pfn: 512\n"
+TYPES = b"Page block order: 9\nNumber of blocks type Unmovable Movable Reclaimable\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"zoneinfo": ZONE + b" protection: ( )\n"}, None),
+        ({"zoneinfo": ZONE + b" protection: (,1,)\n"}, None),
+        ({"zoneinfo": ZONE.replace(b"managed 512", b"managed " + b"9" * 5000)}, "zoneinfo has '99999"),
+        (
+            {"zoneinfo": ZONE, "buddyinfo": b"Node 0, zone Normal" + b" 9" * 10 + b" " + b"9" * 19},
+            "buddyinfo has '9999",
+        ),
+        ({"zoneinfo": ZONE, "pagetypeinfo": TYPES + b"Node 0, zone Normal 1 2\n"}, "blocks of 2 types .* names 3"),
+        (
+            {"zoneinfo": ZONE, "pagetypeinfo": TYPES + b"Node 0, zone Normal, type Movable 1> 2\n"},
+            "pagetypeinfo has '1>2'",
+        ),
+        ({"zoneinfo": ZONE, "pagetypeinfo": TYPES + b"Node 0, zone Normal, type Movable > 2\n"}, None),
+    ],
+)
+def test_proc_texts_that_a_fuzzer_made(texts, words):
+    texts = {name: text.decode() for name, text in texts.items()}
+    if words is None:
+        assert [zone.name for zone in proctexts.parse(texts).zones] == ["Normal"]
+    else:
+        with pytest.raises(RecordingError, match=words):
+            proctexts.parse(texts)

@@ -31,7 +31,11 @@ SECONDS_OF_AN_INPUT = 5
 MIB = 512  # of memory for an input, beside what the interpreter has
 MOST_CRASHES = 20  # of a reader: further ones would be the same
 # Cython itself adds 0 to null pointers; everything else that no C program may do ends the run.
-SANITIZE = ("-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize=pointer-overflow", "-fno-sanitize-recover=all")
+SANITIZE = (
+    "-fsanitize=address,undefined,fuzzer-no-link",
+    "-fno-sanitize=pointer-overflow",
+    "-fno-sanitize-recover=all",
+)
 FLAGS = ("-fPIC", "-O1", "-g", "-std=gnu11", "-fno-strict-aliasing", "-w", "-DNDEBUG", "-DCYTHON_INLINE=inline")
 
 
@@ -41,7 +45,9 @@ def build() -> None:
     """
     clang = os.environ.get("CLANG", "clang")
     if not importlib.util.find_spec("atheris"):
-        sys.exit("make fuzz needs Atheris, which there is for Python 3.11 to 3.13: make fuzz PYTHON=python3.13 VENV=.venv-fuzz")
+        sys.exit(
+            "make fuzz needs Atheris, which there is for Python 3.11 to 3.13: make fuzz PYTHON=python3.13 VENV=.venv-fuzz"
+        )
     if not shutil.which(clang):
         sys.exit("make fuzz needs clang, which sees what the compiled readers do: apt-get install clang, or set CLANG")
     sources = [*(ROOT / "src/pcpbuddy/trace").glob("*.p*x*"), Path(__file__)]

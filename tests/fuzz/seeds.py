@@ -99,7 +99,14 @@ def _perf() -> list[bytes]:
 
 
 def _events(kernel: Kernel, start: int = 0) -> bytes:
-    names = ["mm_page_alloc", "mm_page_free", "print", "mm_page_alloc_zone_locked", "sched_switch", "mm_page_pcpu_drain"]
+    names = [
+        "mm_page_alloc",
+        "mm_page_free",
+        "print",
+        "mm_page_alloc_zone_locked",
+        "sched_switch",
+        "mm_page_pcpu_drain",
+    ]
     names += [name for name in ("contention_begin", "contention_end") if kernel is NEW]
     made = [
         (start + (at << 3 * at), kernel.event(name, pid=at % 3, text=b"a\n" if name == "print" else None))

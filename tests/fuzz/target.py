@@ -38,8 +38,11 @@ with atheris.instrument_imports(include=["pcpbuddy.trace", "pcpbuddy.recording.p
     import pcpbuddy.trace
     from pcpbuddy.errors import PcpBuddyError
     from pcpbuddy.recording import proctexts
+
 import seeds
 from test_trace_fuzz import look_at
+
+pcpbuddy.trace.raw.LARGEST_TEXT = 1 << 20  # room is made for all of it each time
 
 
 def read(folder: Path, files: dict[str, bytes]) -> None:

@@ -21,6 +21,7 @@ TEXTS = ("zoneinfo", "pagetypeinfo", "buddyinfo", "iomem")
 ENDINGS = ("", ".0", ".txt", ".before")
 PLACES = ("", "before")
 LARGEST_TEXT = 64 << 20
+LONGEST_NUMBER = 12  # digits: no machine has so many pages
 ZONES = ("DMA", "DMA32", "Normal", "Movable")  # of 64-bit machines; the index is the kernel's
 WMARKS = ("min", "low", "high", "promo")
 
@@ -31,8 +32,8 @@ _NUMBER = re.compile(r"^\s+(?:pages )?(free|boost|min|low|high|promo|spanned|pre
 _KEYS = "start_pfn|reserved_highatomic|count|high|batch|high_min|high_max|vm stats threshold"
 _KEYED = re.compile(rf"^\s+({_KEYS}):\s+(\d+)")
 _CPU = re.compile(r"^\s+cpu:\s+(\d+)")
-_RESERVE = re.compile(r"^\s+protection: \(([\d, ]+)\)")
-_RAM = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM\s*$", re.MULTILINE)
+_RESERVE = re.compile(r"^\s+protection: \((\d+(?:, ?\d+)*)\)")
+_RAM = re.compile(r"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) : System RAM\s*$", re.MULTILINE)
 
 
 @dataclasses.dataclass(slots=True)
@@ -180,18 +181,18 @@ def _zoneinfo(text: str) -> list[ZoneText]:
     cpu: Pageset | None = None
     for line in text.splitlines():
         if match := _ZONE.match(line):
-            zones.append(ZoneText(int(match[1]), match[2]))
+            zones.append(ZoneText(_whole(match[1], "zoneinfo"), match[2]))
             cpu = None
         elif not zones:
             continue
         elif match := _CPU.match(line):
-            cpu = zones[-1].pagesets.setdefault(int(match[1]), Pageset())
+            cpu = zones[-1].pagesets.setdefault(_whole(match[1], "zoneinfo"), Pageset())
         elif match := _KEYED.match(line):
-            _keyed(zones[-1], cpu, match[1], int(match[2]))
+            _keyed(zones[-1], cpu, match[1], _whole(match[2], "zoneinfo"))
         elif match := _RESERVE.match(line):
-            zones[-1].lowmem_reserve = [int(part) for part in match[1].split(",")]
+            zones[-1].lowmem_reserve = [_whole(part.strip(), "zoneinfo") for part in match[1].split(",")]
         elif cpu is None and (match := _NUMBER.match(line)):
-            _numbered(zones[-1], match[1], int(match[2]))
+            _numbered(zones[-1], match[1], _whole(match[2], "zoneinfo"))
     for zone in zones:
         if not zone.watermark[3]:
             zone.watermark[3] = 2 * zone.watermark[2] - zone.watermark[1]
@@ -220,10 +221,10 @@ def _numbered(zone: ZoneText, key: str, value: int) -> None:
 def _buddyinfo(text: str, zones: Mapping[tuple[int, str], ZoneText]) -> None:
     for line in text.splitlines():
         match = _COUNTS.match(line)
-        zone = match and zones.get((int(match[1]), match[2]))
+        zone = match and _zone_of(match, "buddyinfo", zones)
         if not match or not zone:
             continue
-        counts = [int(part) for part in match[3].split()]
+        counts = [_whole(part, "buddyinfo") for part in match[3].split()]
         if len(counts) != NR_ORDERS:
             raise RecordingError(
                 f"buddyinfo has {len(counts)} orders in zone {zone.name}; {NR_ORDERS} (0 to {NR_ORDERS - 1}) are what "
@@ -250,17 +251,16 @@ def _pagetypeinfo(text: str, zones: Mapping[tuple[int, str], ZoneText]) -> None:
         if line.startswith("Number of blocks type"):
             types = [_type(word) for word in line.split()[4:]]
         elif match := _FREE.match(line):
-            key = (int(match[1]), match[2])
+            key = (_whole(match[1], "pagetypeinfo"), match[2])
             if key not in zones:
                 continue
             counts = fresh.setdefault(key, np.zeros((NR_ORDERS, NR_MIGRATETYPES), np.int64))
             for at, word in enumerate(match[4].replace("> ", ">").split()[:NR_ORDERS]):
-                counts[at, _type(match[3])] = int(word.lstrip(">"))
+                counts[at, _type(match[3])] = _whole(word.removeprefix(">"), "pagetypeinfo")
                 if word.startswith(">"):
                     capped.setdefault(key, []).append((at, _type(match[3])))
-        elif types and (match := _COUNTS.match(line)) and (zone := zones.get((int(match[1]), match[2]))):
-            zone.blocks = np.zeros(NR_MIGRATETYPES, np.int64)
-            zone.blocks[types] = [int(part) for part in match[3].split()][: len(types)]
+        elif types and (match := _COUNTS.match(line)) and (zone := _zone_of(match, "pagetypeinfo", zones)):
+            zone.blocks = _blocks(zone, types, match[3].split())
     for key, counts in fresh.items():
         zone = zones[key]
         for at, kind in capped.get(key, ()):
@@ -275,6 +275,33 @@ def _pagetypeinfo(text: str, zones: Mapping[tuple[int, str], ZoneText]) -> None:
             zone.blocks[ISOLATE] = 0
             if zone.reserved_highatomic is None:
                 zone.reserved_highatomic = int(zone.blocks[HIGHATOMIC]) << PAGEBLOCK_ORDER
+
+
+def _zone_of(match: re.Match[str], text: str, zones: Mapping[tuple[int, str], ZoneText]) -> ZoneText | None:
+    return zones.get((_whole(match[1], text), match[2]))
+
+
+def _blocks(zone: ZoneText, types: list[int], words: list[str]) -> np.ndarray:
+    if len(words) < len(types):
+        raise RecordingError(
+            f"pagetypeinfo counts blocks of {len(words)} types in zone {zone.name} and names {len(types)}; copy "
+            "/proc/pagetypeinfo again"
+        )
+    blocks = np.zeros(NR_MIGRATETYPES, np.int64)
+    blocks[types] = [_whole(word, "pagetypeinfo") for word in words[: len(types)]]
+    return blocks
+
+
+def _whole(word: str, text: str) -> int:
+    """
+    A number of a text, which names it if it can be none.
+    """
+    if not word.isdecimal() or len(word) > LONGEST_NUMBER:
+        raise RecordingError(
+            f"{text} has {word[:20]!r} where a number of at most {LONGEST_NUMBER} digits should stand; copy "
+            f"/proc/{text} again"
+        )
+    return int(word)
 
 
 def _type(name: str) -> int:

@@ -2,6 +2,7 @@
 Text of tracefs, of ``trace-cmd report`` and of ``perf script`` as batches of rows, in the order of the file.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 
@@ -151,6 +152,7 @@ class TextReader:
             )
 
 
+@functools.cache
 def _specs() -> list[tuple[list[bytes], int, list[tuple[int, int, list[bytes], int, int, bool]], int, bool, int]]:
     """
     The events as TextParser takes them.
