@@ -122,6 +122,7 @@ TYPES = b"Page block order: 9\nNumber of blocks type Unmovable Movable Reclaimab
             {"zoneinfo": ZONE, "buddyinfo": b"Node 0, zone Normal" + b" 9" * 10 + b" " + b"9" * 19},
             "buddyinfo has '9999",
         ),
+        ({"zoneinfo": ZONE, "pagetypeinfo": b"Page block order: " + b"9" * 5000}, "no page block order"),
         ({"zoneinfo": ZONE, "pagetypeinfo": TYPES + b"Node 0, zone Normal 1 2\n"}, "blocks of 2 types .* names 3"),
         (
             {"zoneinfo": ZONE, "pagetypeinfo": TYPES + b"Node 0, zone Normal, type Movable 1> 2\n"},

@@ -46,7 +46,7 @@ def build() -> None:
     clang = os.environ.get("CLANG", "clang")
     if not importlib.util.find_spec("atheris"):
         sys.exit(
-            "make fuzz needs Atheris, which there is for Python 3.11 to 3.13: make fuzz PYTHON=python3.13 VENV=.venv-fuzz"
+            "make fuzz needs Atheris, of which Python 3.11 to 3.13 have a build: PYTHON=python3.13 VENV=.venv-fuzz"
         )
     if not shutil.which(clang):
         sys.exit("make fuzz needs clang, which sees what the compiled readers do: apt-get install clang, or set CLANG")
@@ -80,7 +80,8 @@ def child(reader: str, scratch: str, *arguments: str) -> subprocess.CompletedPro
     target.py with the sanitizers' library, until it ends or something is found that ends it.
     """
     spec = importlib.util.find_spec("atheris")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     environment = os.environ | {
         "LD_PRELOAD": str(Path(spec.origin).parents[1] / "asan_with_fuzzer.so"),
         "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16:allocator_may_return_null=1",

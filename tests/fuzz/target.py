@@ -39,8 +39,8 @@ with atheris.instrument_imports(include=["pcpbuddy.trace", "pcpbuddy.recording.p
     from pcpbuddy.errors import PcpBuddyError
     from pcpbuddy.recording import proctexts
 
-import seeds
-from test_trace_fuzz import look_at
+import seeds  # noqa: E402  the readers must come instrumented
+from test_trace_fuzz import look_at  # noqa: E402
 
 pcpbuddy.trace.raw.LARGEST_TEXT = 1 << 20  # room is made for all of it each time
 

@@ -238,7 +238,7 @@ def _pagetypeinfo(text: str, zones: Mapping[tuple[int, str], ZoneText]) -> None:
     """
     Chunks per type, and blocks per type. A count that is printed as ">100000" is completed from buddyinfo.
     """
-    order = re.search(r"^Page block order:\s*(\d+)", text, re.MULTILINE)
+    order = re.search(r"^Page block order:\s*(\d{1,4})\b", text, re.MULTILINE)
     if not order or int(order[1]) != PAGEBLOCK_ORDER:
         seen = f"pageblocks of order {order[1]}" if order else "no page block order"
         raise RecordingError(
