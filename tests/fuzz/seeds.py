@@ -5,14 +5,16 @@ What the fuzzer begins with, for each reader: small traces that are whole, made 
 import gzip
 import itertools
 import lzma
+import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pyarrow as pa
 from test_start_states import zone_text
 from test_trace_text import FIELDS, FRONTS, MIXED
-from tracedata import HEADER_PAGE, Kernel, dat6, dat7, pages, perf_line, text_line
+from tracedata import HEADER_PAGE, PAGE, Kernel, dat6, dat7, page, perf_line, record, text_line
 
 from pcpbuddy import Zone, procfs
 from pcpbuddy.trace.schema import EVENTS
@@ -21,6 +23,7 @@ __all__ = ["BETWEEN", "LONGEST", "PACKED", "READERS", "parts", "seeds", "words"]
 
 BETWEEN = b"\n----\n"  # inputs of several files
 LONGEST = 16384  # bytes of an input
+SUB_BUFFER = 320  # bytes
 READERS = ("tracefs", "report", "perf", "dat6", "dat7", "raw", "packed", "proc")
 PARTS = {
     "raw": ("header_page", "formats.txt", "saved_cmdlines", "cpu0.raw", "cpu1.raw"),
@@ -98,51 +101,63 @@ def _perf() -> list[bytes]:
     return [(lost + lines).encode(), lines[:400].replace(" 7 [", " 7/8 [").encode()]
 
 
-def _events(kernel: Kernel, start: int = 0) -> bytes:
-    names = [
-        "mm_page_alloc",
-        "mm_page_free",
-        "print",
-        "mm_page_alloc_zone_locked",
-        "sched_switch",
-        "mm_page_pcpu_drain",
-    ]
-    names += [name for name in ("contention_begin", "contention_end") if kernel is NEW]
-    made = [
-        (start + (at << 3 * at), kernel.event(name, pid=at % 3, text=b"a\n" if name == "print" else None))
-        for at, name in enumerate(names)
-    ]
-    return pages(made)[:4096].rstrip(b"\0")
+def _full(kernel: Kernel, start: int, *names: str, **options: int) -> bytes:
+    """
+    A small sub-buffer without a byte to spare: what is read too far is out of bounds.
+    """
+    data = b"".join(record(1 << 3 * at, kernel.event(name, pid=at % 3)) for at, name in enumerate(names))
+    if options:
+        return page(start, data, size=SUB_BUFFER, **options)
+    left = SUB_BUFFER - 16 - len(data)  # for a head of 4 or 8 bytes, 16 bytes of fields, the text and its zero
+    data += record(0, kernel.event("print", text=b"x" * (left - (4 if left <= 116 else 8) - 17)))
+    return page(start, data, size=SUB_BUFFER)
 
 
-def _whole(kernel: Kernel, start: int = 0, size: int = 4096) -> bytes:
-    return _events(kernel, start).ljust(size, b"\0")
+def _cpu(kernel: Kernel, start: int = 0) -> bytes:
+    new = ("contention_begin", "contention_end") if kernel is NEW else ("sched_switch",)
+    return (
+        _full(kernel, start + 9, "mm_page_free", missed=3)
+        + _full(kernel, start, "mm_page_alloc", "mm_page_free", "mm_page_pcpu_drain", *new)
+        + _full(kernel, start + 10**6, "mm_page_alloc_zone_locked", "mm_page_alloc_extfrag")
+    )
+
+
+def _few(kernel: Kernel) -> list[str]:
+    names = ("mm_page_alloc", "mm_page_free", "print", "mm_page_alloc_zone_locked", "sched_switch")
+    return [kernel.format(name) for name in names]
 
 
 def _dat6() -> list[bytes]:
     options = ((5, b"Linux host 5.10.1 x86_64\0"), (4, b"local [global] mono\n"), (14, bytes([1] * 16)))
     options += ((2, b"CPU: 0\noverrun: 12\ncommit overrun: 1\ndropped events: 2\n\0"),)
-    buffers = {"": [_whole(OLD)], "b": [_whole(OLD, 5)]}
-    return [
-        dat6({"": [_whole(OLD), b""]}, OLD.formats(), cmdlines=b"1 a\n2 b c\n", options=options[:2]),
-        dat6(buffers, OLD.formats()[:2], cmdlines=b"1 a\n", options=options),
+    made = [
+        dat6({"": [_cpu(OLD), _cpu(OLD, 5)]}, OLD.formats(), cmdlines=b"1 a\n2 b c\n", options=options[:2]),
+        dat6({"": [_cpu(OLD)], "b": [_cpu(OLD, 7)]}, _few(OLD), cmdlines=b"1 a\n", options=options),
     ]
+    return [one.replace(struct.pack("<I", PAGE), struct.pack("<I", SUB_BUFFER), 1) for one in made]
 
 
 def _dat7() -> list[bytes]:
-    small = {"": {0: _whole(NEW, size=1024), 3: _whole(NEW, 5, 1024)}}
+    cpus = {"": {0: _cpu(NEW), 3: _cpu(NEW, 5)}}
     options = ((5, b"Linux host 6.6.1 x86_64\0"), (14, bytes([1] * 16)), (2, b"CPU: 0\noverrun: 12\n\0"))
-    others = {codec: dat7(small, NEW.formats(), codec=codec, page_size=1024) for codec in ("zstd", "zlib")}
+
+    def made(buffers: Any, formats: list[str], codec: str = "none") -> bytes:
+        names = b"1 a\n2 b c\n"
+        return dat7(buffers, formats, codec=codec, cmdlines=names, options=options, page_size=SUB_BUFFER)
+
     return [
-        dat7(small, NEW.formats(), codec="none", cmdlines=b"1 a\n2 b c\n", options=options, page_size=1024),
-        dat7(small | {"b": {1: _whole(NEW, 9, 1024)}}, NEW.formats()[:2], codec="none", page_size=1024),
-        *others.values(),
+        made(cpus, NEW.formats()),
+        made(cpus | {"b": {1: _cpu(NEW, 9)}}, _few(NEW)),
+        *(made(cpus, _few(NEW), codec) for codec in ("zstd", "zlib")),
     ]
 
 
 def _raw() -> list[bytes]:
-    one = ["".join(NEW.formats()).encode(), b"1 a\n2 b c\n", _whole(NEW), _whole(NEW, 7)]
-    return [BETWEEN.join([HEADER_PAGE.encode(), *one]), BETWEEN.join([b"", *one[:3]])]
+    header = HEADER_PAGE.replace("4080", str(SUB_BUFFER - 16))
+    one = ["".join(NEW.formats()).encode(), b"1 a\n2 b c\n", _cpu(NEW), _cpu(NEW, 7)]
+    two = ["".join(_few(OLD)).encode(), b"", _cpu(OLD) + _cpu(OLD, 9)[:-100]]
+    whole = page(3, record(0, NEW.event("mm_page_free", pfn=1)))
+    return [BETWEEN.join([header.encode(), *rest]) for rest in (one, two)] + [BETWEEN.join([b"", *one[:2], whole])]
 
 
 def _proc() -> list[bytes]:
