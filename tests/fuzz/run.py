@@ -84,7 +84,7 @@ def child(reader: str, scratch: str, *arguments: str) -> subprocess.CompletedPro
     assert spec.origin is not None
     environment = os.environ | {
         "LD_PRELOAD": str(Path(spec.origin).parents[1] / "asan_with_fuzzer.so"),
-        "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16:allocator_may_return_null=1",
+        "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16:malloc_context_size=2",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",  # so that a byte too far is seen in Python's own objects too
         "TMPDIR": scratch,

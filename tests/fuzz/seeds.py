@@ -146,7 +146,7 @@ def _dat7() -> list[bytes]:
         return dat7(buffers, formats, codec=codec, cmdlines=names, options=options, page_size=SUB_BUFFER)
 
     return [
-        made(cpus, NEW.formats()),
+        made({"": {0: _cpu(NEW)}}, NEW.formats()),
         made(cpus | {"b": {1: _cpu(NEW, 9)}}, _few(NEW)),
         *(made(cpus, _few(NEW), codec) for codec in ("zstd", "zlib")),
     ]
@@ -154,7 +154,7 @@ def _dat7() -> list[bytes]:
 
 def _raw() -> list[bytes]:
     header = HEADER_PAGE.replace("4080", str(SUB_BUFFER - 16))
-    one = ["".join(NEW.formats()).encode(), b"1 a\n2 b c\n", _cpu(NEW), _cpu(NEW, 7)]
+    one = ["".join(_few(NEW)).encode(), b"1 a\n2 b c\n", _cpu(NEW), _cpu(NEW, 7)]
     two = ["".join(_few(OLD)).encode(), b"", _cpu(OLD) + _cpu(OLD, 9)[:-100]]
     whole = page(3, record(0, NEW.event("mm_page_free", pfn=1)))
     return [BETWEEN.join([header.encode(), *rest]) for rest in (one, two)] + [BETWEEN.join([b"", *one[:2], whole])]

@@ -42,7 +42,9 @@ with atheris.instrument_imports(include=["pcpbuddy.trace", "pcpbuddy.recording.p
 import seeds  # noqa: E402  the readers must come instrumented
 from test_trace_fuzz import look_at  # noqa: E402
 
-pcpbuddy.trace.raw.LARGEST_TEXT = 1 << 20  # room is made for all of it each time
+# Room is made for all of it each time; and batches end where rows are few.
+pcpbuddy.trace.raw.LARGEST_TEXT = 2 * seeds.LONGEST
+pcpbuddy.trace.text.BATCH_ROWS = pcpbuddy.trace.rings.BATCH_ROWS = 16
 
 
 def read(folder: Path, files: dict[str, bytes]) -> None:
