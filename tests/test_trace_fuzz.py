@@ -108,6 +108,15 @@ def look_at(path):
     assert all(text.isprintable() for odd in (*health.odd, *health.damages) for text in [odd.what])
 
 
+def test_a_number_behind_none_is_a_name_that_nobody_knows(tmp_path):
+    path = tmp_path / "trace"
+    path.write_bytes(b"bash-1 [000] 1.5: mm_page_alloc: pfn=1 order=0 gfp_flags=nonex1000|none|0x10\n")
+    with open_trace(path) as trace:
+        (batch,) = trace.batches()
+        assert batch.rows["gfp_flags"].tolist() == [0x10]
+        assert trace.health().unknown_flags == {"nonex1000": 1}
+
+
 ZONE = b"Node 0, zone Normal\n pages free 1\n spanned 512\n present 512\n managed 512\n cpu: 0\n start_pfn: 512\n"
 TYPES = b"Page block order: 9\nNumber of blocks type Unmovable Movable Reclaimable\n"
 

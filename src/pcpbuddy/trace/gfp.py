@@ -65,9 +65,10 @@ class Words:
         """
         number = 0
         for word in text.decode("utf-8", "backslashreplace").split("|"):
-            bits = self._tables[table](_SPELLINGS.get(word, word))
-            if bits is None and re.fullmatch(r"0x[0-9a-f]{1,16}|[0-9]{1,19}", word.replace("none", "0")):
-                bits = int(word.replace("none", "0"), 0 if word.startswith("0x") else 10)
+            spelled = _SPELLINGS.get(word, word)
+            bits = self._tables[table](spelled)
+            if bits is None and re.fullmatch(r"0x[0-9a-f]{1,16}|[0-9]{1,19}", spelled):
+                bits = int(spelled, 16 if spelled.startswith("0x") else 10)
             if bits is None:
                 if word not in self.unknown and len(self.unknown) >= self.MOST:
                     word = "(other names)"
