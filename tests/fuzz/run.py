@@ -146,9 +146,11 @@ def main() -> None:
     (WORK / "words.dict").write_text(
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in sorted(seeds.words()))
     )
+    readers = [one for one in asked.what if one in seeds.READERS] if asked.what else list(seeds.READERS)
     for path in [Path(one) for one in asked.what if one not in seeds.READERS]:
         again(path)
-    readers = [one for one in asked.what if one in seeds.READERS] if asked.what else list(seeds.READERS)
+    if not readers:
+        return
     with ThreadPoolExecutor(asked.jobs) as pool:
         for line in pool.map(lambda reader: fuzz(reader, asked.minutes), readers):
             print(line, flush=True)
