@@ -75,7 +75,7 @@ def corpus(reader: str) -> Path:
     return folder
 
 
-def child(reader: str, scratch: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def child(reader: str, scratch: str, findings: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """
     target.py with the sanitizers' library, until it ends or something is found that ends it.
     """
@@ -90,7 +90,7 @@ def child(reader: str, scratch: str, *arguments: str) -> subprocess.CompletedPro
         "TMPDIR": scratch,
     }
     limits = [f"-timeout={SECONDS_OF_AN_INPUT}", f"-rss_limit_mb={MIB + 256}", f"-malloc_limit_mb={MIB}"]
-    command = [sys.executable, str(HERE / "target.py"), reader, str(COMPILED), str(FINDINGS), *limits, *arguments]
+    command = [sys.executable, str(HERE / "target.py"), reader, str(COMPILED), findings, *limits, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
 
 
@@ -105,7 +105,9 @@ def fuzz(reader: str, minutes: float) -> str:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as scratch:
         while crashes < MOST_CRASHES and (left := int(until - time.monotonic())) > 0:
             options = (f"-max_total_time={left}", f"-max_len={seeds.LONGEST}", f"-dict={words}")
-            ended = child(reader, scratch, *options, f"-artifact_prefix={FINDINGS}/{reader}-", str(folder))
+            ended = child(
+                reader, scratch, str(FINDINGS), *options, f"-artifact_prefix={FINDINGS}/{reader}-", str(folder)
+            )
             said = ended.stderr
             counted = re.findall(r"^#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+)", said, re.MULTILINE)
             if not counted:
@@ -128,7 +130,7 @@ def again(path: Path) -> None:
     One input, once.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        ended = child(path.name.partition("-")[0], scratch, str(path))
+        ended = child(path.name.partition("-")[0], scratch, scratch, str(path))
     print(ended.stderr[-6000:])
 
 

@@ -19,8 +19,9 @@ from tracedata import HEADER_PAGE, PAGE, Kernel, dat6, dat7, page, perf_line, re
 from pcpbuddy import Zone, procfs
 from pcpbuddy.trace.schema import EVENTS
 
-__all__ = ["BETWEEN", "LONGEST", "PACKED", "READERS", "parts", "seeds", "words"]
+__all__ = ["BETWEEN", "FILE", "LONGEST", "PACKED", "READERS", "parts", "seeds", "words"]
 
+FILE = "given.file"  # what an input is called: no word of a message by chance
 BETWEEN = b"\n----\n"  # inputs of several files
 LONGEST = 16384  # bytes of an input
 SUB_BUFFER = 320  # bytes
@@ -47,7 +48,7 @@ def parts(reader: str, data: bytes) -> dict[str, bytes]:
         return dict(zip(PARTS[reader], data.split(BETWEEN, len(PARTS[reader]) - 1), strict=False))
     if reader == "packed":
         data = PACKED[data[0] % len(PACKED)](data[1:]) if data else b""
-    return {"trace": data}
+    return {FILE: data}
 
 
 def words() -> set[bytes]:

@@ -56,7 +56,7 @@ def read(folder: Path, files: dict[str, bytes]) -> None:
         return
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    look_at(folder if READER == "raw" else folder / "trace")
+    look_at(folder if READER == "raw" else folder / seeds.FILE)
 
 
 def said_well(error: PcpBuddyError, folder: Path) -> None:
@@ -84,7 +84,7 @@ def try_one(data: bytes) -> None:
         if not found.exists():
             found.write_bytes(data)
             found.with_suffix(".txt").write_text(traceback.format_exc())
-            print(f"FINDING {found.name}: {error}", file=sys.stderr)
+            traceback.print_exc()
     finally:
         for path in FOLDER.iterdir():
             path.unlink()
