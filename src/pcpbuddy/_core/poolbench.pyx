@@ -1,5 +1,6 @@
 # Allocators under timed loads: what poolbench/worker.py runs. Every allocator comes through one table of functions
-# (pa_ops, include/pcpbuddy.h), so that each pays for the same indirect calls. Times are nanoseconds.
+# (pa_ops, include/pcpbuddy.h), so that each pays for the same indirect calls. Times are nanoseconds. Beside time, a timed
+# part counts the page faults and the CPU time of its thread: without the first and with all of the second, time is true.
 
 # cython: embedsignature=False, freethreading_compatible=True
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
@@ -14,7 +15,11 @@ from .atomic cimport relax
 
 cdef extern from *:
     """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
     #include <sched.h>
+    #include <sys/resource.h>
     struct pb_ops {
         const char *name;
         int (*init)(size_t, int, void *);
@@ -46,6 +51,10 @@ cdef extern from *:
     static uint64_t pb_empty_get(int cpu, int order) { return (uint64_t)(cpu + order); }
     static void pb_empty_put(int cpu, uint64_t p, int order) { (void)cpu; (void)p; (void)order; }
     static int pb_no_init(size_t frames, int ncpu, void *arena) { (void)frames; (void)ncpu; (void)arena; return 0; }
+    static int64_t pb_faults(void) {
+        struct rusage used;
+        return getrusage(RUSAGE_THREAD, &used) ? 0 : (int64_t)used.ru_minflt + used.ru_majflt;
+    }
     static struct pb_ops pb_malloc = {"malloc", pb_no_init, pb_malloc_get, pb_malloc_put, 1, 0, 0};
     static struct pb_ops pb_swapped = {"malloc", pb_no_init, pb_swapped_get, pb_malloc_put, 1, 0, 0};
     static struct pb_ops pb_empty = {"empty", pb_no_init, pb_empty_get, pb_empty_put, 0, 0, 0};
@@ -71,11 +80,14 @@ cdef extern from *:
     uint64_t get_ordered "pb_get_ordered"(uint64_t *p) nogil
     void set_ordered "pb_set_ordered"(uint64_t *p, uint64_t v) nogil
     uint64_t count_in "pb_count_in"(uint64_t *p) nogil
+    int64_t faults_so_far "pb_faults"() nogil
     int sched_yield() nogil
 
 cdef enum:
     LIVE = 8192                # pages of churn, and at most between the two threads of xfree and xchg
     LINE = 16                  # words: what two threads write lies that far apart
+    MOST_BATCH = 512
+    CROSSED = 64               # pages of xcpu at a time
 
 cdef uint64_t NO_PAGE = ~<uint64_t>0
 
@@ -83,6 +95,21 @@ cdef inline int64_t now(clockid_t clock) noexcept nogil:
     cdef timespec t
     clock_gettime(clock, &t)
     return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
+
+cdef struct Taken:             # by the timed parts of one thread's round
+    int64_t wall_ns
+    int64_t cpu_ns
+    int64_t faults
+
+cdef inline void begin(Taken *taken) noexcept nogil:
+    taken.faults -= faults_so_far()
+    taken.cpu_ns -= now(CLOCK_THREAD_CPUTIME_ID)
+    taken.wall_ns -= now(CLOCK_MONOTONIC)
+
+cdef inline void end(Taken *taken) noexcept nogil:
+    taken.wall_ns += now(CLOCK_MONOTONIC)
+    taken.cpu_ns += now(CLOCK_THREAD_CPUTIME_ID)
+    taken.faults += faults_so_far()
 
 cdef inline uint64_t next_random(uint64_t *x) noexcept nogil:
     x[0] ^= x[0] << 13
@@ -101,7 +128,6 @@ cdef class Allocator:
     cdef uint64_t depth        # handles that a ring holds
     cdef int threads
     cdef int order
-    cdef clockid_t clock
     cdef bint failed
 
     def __cinit__(self):
@@ -153,7 +179,6 @@ cdef class Allocator:
         self.threads = threads
         self.order = order
         self.failed = False
-        self.clock = CLOCK_THREAD_CPUTIME_ID if threads == 1 else CLOCK_MONOTONIC
 
     # -- what threads share ---------------------------------------------------------------------------------------
 
@@ -184,21 +209,20 @@ cdef class Allocator:
             self.failed = True
         return page
 
-    # -- loads: nanoseconds of this thread, for all its pairs --------------------------------------------------------
+    # -- loads: what this thread's timed parts took ------------------------------------------------------------------
 
-    cdef int64_t bulk(self, int me, bint shuffled, int put_cpu) noexcept nogil:
+    cdef void bulk(self, int me, bint shuffled, Taken *taken) noexcept nogil:
         """n gets, then n puts, newest first, or shuffled across the threads."""
         cdef uint64_t *page = self.page + me * self.n
         cdef uint64_t x = 88172645463325252u + <uint64_t>me
         cdef uint64_t kept
         cdef int64_t k
         cdef int64_t j
-        cdef int64_t took
         self.meet(0)
-        took = -now(self.clock)
+        begin(taken)
         for k in range(self.n):
             page[k] = self.get(me)
-        took += now(self.clock)
+        end(taken)
         self.meet(1)
         if shuffled and me == 0:
             for k in range(self.n * self.threads - 1, 0, -1):
@@ -207,60 +231,57 @@ cdef class Allocator:
                 self.page[k] = self.page[j]
                 self.page[j] = kept
         self.meet(2)
-        took -= now(self.clock)
+        begin(taken)
         for k in range(self.n - 1, -1, -1):
             if page[k] != NO_PAGE:
-                self.ops.put(put_cpu, page[k], self.order)
-        return took + now(self.clock)
+                self.ops.put(me, page[k], self.order)
+        end(taken)
 
-    cdef int64_t pairs(self, int me, int64_t held, int64_t rounds, int burst) noexcept nogil:
+    cdef void pairs(self, int me, int64_t held, int64_t rounds, int burst, Taken *taken) noexcept nogil:
         """While `held` pages are: bursts of gets, then their puts, newest first."""
         cdef uint64_t *page = self.page + me * self.n
-        cdef uint64_t some[64]
+        cdef uint64_t some[MOST_BATCH]
         cdef int64_t k
         cdef int64_t _k
-        cdef int64_t took
         cdef int i
+        memset(some, 0, 8 * burst)    # so that the stack is touched
         for k in range(held):
             page[k] = self.get(me)
         self.meet(0)
-        took = -now(self.clock)
+        begin(taken)
         for _k in range(rounds):
             for i in range(burst):
                 some[i] = self.get(me)
             for i in range(burst - 1, -1, -1):
                 if some[i] != NO_PAGE:
                     self.ops.put(me, some[i], self.order)
-        took += now(self.clock)
+        end(taken)
         self.meet(1)
         for k in range(held):
             if page[k] != NO_PAGE:
                 self.ops.put(me, page[k], self.order)
-        return took
 
-    cdef int64_t churn(self, int me, int64_t rounds) noexcept nogil:
+    cdef void churn(self, int me, int64_t rounds, Taken *taken) noexcept nogil:
         """LIVE pages (or n), and one at random is replaced."""
         cdef uint64_t *page = self.page + me * self.n
         cdef uint64_t live = <uint64_t>min(self.n, LIVE)
         cdef uint64_t x = 88172645463325252u + <uint64_t>me
         cdef uint64_t j
         cdef int64_t _k
-        cdef int64_t took
         for j in range(live):
             page[j] = self.get(me)
         self.meet(0)
-        took = -now(self.clock)
+        begin(taken)
         for _k in range(rounds):
             j = next_random(&x) % live
             if page[j] != NO_PAGE:
                 self.ops.put(me, page[j], self.order)
             page[j] = self.get(me)
-        took += now(self.clock)
+        end(taken)
         self.meet(1)
         for j in range(live):
             if page[j] != NO_PAGE:
                 self.ops.put(me, page[j], self.order)
-        return took
 
     cdef void send(self, int ring, int cpu, int batch, uint64_t at) noexcept nogil:
         """A batch from its position on; waits while the ring is full."""
@@ -272,63 +293,80 @@ cdef class Allocator:
         set_ordered(&self.sync[(3 + 2 * ring) * LINE], at + batch)
 
     cdef void receive(self, int ring, int cpu, int batch, uint64_t at) noexcept nogil:
+        """Nothing is taken once a get has failed: what the ring has is then not known."""
         cdef uint64_t *slots = self.ring + ring * LIVE
         cdef int k
         self.wait_below(&self.sync[(3 + 2 * ring) * LINE], at + batch)
+        if self.failed:
+            return
         for k in range(batch):
-            if slots[(at + k) % self.depth] != NO_PAGE:
-                self.ops.put(cpu, slots[(at + k) % self.depth], self.order)
+            self.ops.put(cpu, slots[(at + k) % self.depth], self.order)
         set_ordered(&self.sync[(4 + 2 * ring) * LINE], at + batch)
 
-    cdef int64_t passed_on(self, int me, int batch, int64_t total, bint both) noexcept nogil:
+    cdef void passed_on(self, int me, int batch, int64_t batches, bint both, Taken *taken) noexcept nogil:
         """One gets and the other puts; or each puts what the other got."""
-        cdef int64_t took
         cdef uint64_t at = 0
+        cdef int64_t _k
         self.meet(0)
-        took = -now(CLOCK_MONOTONIC)
-        while at < <uint64_t>total:
+        begin(taken)
+        for _k in range(batches):
+            if self.failed:
+                break
             if both or me == 0:
                 self.send(me if both else 0, me, batch, at)
             if both or me == 1:
                 self.receive(1 - me if both else 0, me, batch, at)
             at += batch
+        end(taken)
         self.meet(1)
-        return took + now(CLOCK_MONOTONIC)
 
-    cdef int64_t crossed(self, int64_t rounds) noexcept nogil:
+    cdef void crossed(self, int64_t rounds, Taken *taken) noexcept nogil:
         """One thread plays both CPUs: 64 gets on one, 64 puts on the other, in turn."""
-        cdef uint64_t some[64]
-        cdef int64_t took = -now(self.clock)
+        cdef uint64_t some[CROSSED]
         cdef int64_t _k
         cdef int i
+        memset(some, 0, sizeof(some))
+        begin(taken)
         for _k in range(rounds):
-            for i in range(64):
+            for i in range(CROSSED):
                 some[i] = self.get(0)
-            for i in range(64):
+            for i in range(CROSSED):
                 if some[i] != NO_PAGE:
                     self.ops.put(1, some[i], self.order)
-        return took + now(self.clock)
+        end(taken)
 
     def work(self, str load, int me, int batch, int64_t pairs):
-        """One thread's part of a round. Returns (ns, pairs); PcpBuddyError if there was no page once."""
+        """
+        One thread's part of a round. Returns (wall ns, CPU ns, page faults, pairs); PcpBuddyError if there was no page.
+
+        batch: 1 to 512, and no more than n.
+        """
         cdef int kind = ("bulk", "rand", "repeat", "lifo", "churn", "xfree", "xchg", "xcpu").index(load)
-        cdef int64_t took = 0
+        cdef Taken taken
+        if not 1 <= batch <= min(self.n, MOST_BATCH):
+            raise PcpBuddyError(f"a batch of {batch}: expected 1 to {min(self.n, MOST_BATCH)}")
+        memset(&taken, 0, sizeof(taken))
         if self.ops.thread_init is not NULL:
             self.ops.thread_init(me)
+        if kind <= 1:
+            pairs = self.n
+        elif kind == 7:
+            pairs -= pairs % CROSSED
+        elif kind in (3, 5, 6):
+            pairs -= pairs % batch
         with nogil:
             if kind <= 1:
-                pairs = self.n
-                took = self.bulk(me, kind == 1, me)
+                self.bulk(me, kind == 1, &taken)
             elif kind == 2:
-                took = self.pairs(me, self.n, pairs, 1)
+                self.pairs(me, self.n, pairs, 1, &taken)
             elif kind == 3:
-                took = self.pairs(me, 0, pairs // batch, batch)
+                self.pairs(me, 0, pairs // batch, batch, &taken)
             elif kind == 4:
-                took = self.churn(me, pairs)
+                self.churn(me, pairs, &taken)
             elif kind <= 6:
-                took = self.passed_on(me, batch, pairs, kind == 6)
+                self.passed_on(me, batch, pairs // batch, kind == 6, &taken)
             else:
-                took = self.crossed(pairs // 64)
+                self.crossed(pairs // CROSSED, &taken)
         if self.failed:
-            raise PcpBuddyError(f"the allocator had no page left under {load}: give it more memory")
-        return took, pairs
+            raise PcpBuddyError(f"no page was left under {load}: more memory would do")
+        return taken.wall_ns, taken.cpu_ns, taken.faults, pairs

@@ -3,215 +3,180 @@ Rounds of all allocators in turn, and what comes of them.
 """
 
 import dataclasses
-import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import ConfigError, PcpBuddyError
-from ..names import MAX_PAGE_ORDER, PAGE_SIZE
+from ..errors import PcpBuddyError
 from .peers import Peer
+from .plan import IN_BATCHES, Plan, Point
+from .process import Worker
 
-__all__ = ["LOADS", "Plan", "Point", "Result", "measure"]
-
-LOADS = ("bulk", "rand", "repeat", "lifo", "churn", "xfree", "xchg", "xcpu")
-PAIRS = 1_000_000  # of the loads that do not take all memory
-BATCH = 64
-TWO_THREADS = ("xfree", "xchg")
-ONE_THREAD = ("xcpu",)
+__all__ = ["Measured", "Result", "Round", "best_peers", "measure", "rows"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Point:
+class Round:
     """
-    One load with its number of threads and its order.
-    """
-
-    load: str
-    threads: int
-    order: int
-
-    def __str__(self) -> str:
-        order = f" order {self.order}" if self.order else ""
-        return f"{self.load}{order}, {self.threads} thread{'s' * (self.threads > 1)}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """
-    What is measured. frames: pages of each allocator. rounds: without the first, which is dropped.
-
-    Raises ConfigError for what cannot be.
+    ns: of a pair. faults: page faults a pair in what was timed. cpu_share: CPU time over wall time of the thread that
+    had the least.
     """
 
-    points: tuple[Point, ...]
-    peers: tuple[Peer, ...]
-    frames: int
-    rounds: int = 7
-    batch: int = BATCH
-    pairs: int = PAIRS
-
-    @classmethod
-    def of(
-        cls,
-        loads: Sequence[str],
-        threads: Sequence[int],
-        orders: Sequence[int],
-        peers: Sequence[Peer],
-        *,
-        memory: int,
-        **more: int,
-    ) -> "Plan":
-        """
-        All combinations that make sense: two threads for xfree and xchg, one for xcpu, whatever else is asked for.
-        """
-        for load in loads:
-            if load not in LOADS:
-                raise ConfigError(f"--workload {load}: expected some of {', '.join(LOADS)}")
-        cpus = len(os.sched_getaffinity(0))
-        if not all(isinstance(one, int) and 1 <= one <= cpus for one in threads):
-            raise ConfigError(
-                f"--threads {','.join(map(str, threads))}: expected 1 to {cpus}, the CPUs that may be used"
-            )
-        if not all(isinstance(one, int) and 0 <= one <= MAX_PAGE_ORDER for one in orders):
-            raise ConfigError(f"--order {','.join(map(str, orders))}: expected 0 to {MAX_PAGE_ORDER}")
-        names = [peer.name for peer in peers]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ConfigError(f"{twice} is there twice; once is enough")
-        points = []
-        for load in loads:
-            for order in orders:
-                wanted = [2] if load in TWO_THREADS else [1] if load in ONE_THREAD else list(threads)
-                points += [Point(load, number, order) for number in wanted if number <= cpus]
-        frames = memory // PAGE_SIZE
-        largest = max(orders, default=0)
-        if frames >> largest < 1024:
-            raise ConfigError(
-                f"{memory} bytes are {frames >> largest} chunks of order {largest}: expected 1024 or more"
-            )
-        if not points:
-            raise ConfigError("nothing to measure: xfree and xchg need two CPUs")
-        return cls(tuple(points), tuple(peers), frames, **more)
-
-    def n(self, point: Point) -> int:
-        """
-        Pages of a thread: half of what there is.
-        """
-        return (self.frames >> point.order) // point.threads // 2
+    ns: float
+    faults: float = 0.0
+    cpu_share: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     """
-    ns a pair of one allocator at one point: every round but the first. predicted: what the laboratory says; 0: nothing.
+    One allocator at one point: every round but the first. error: why there are none.
+
+    predicted: ns a pair that the laboratory says; 0: nothing.
     """
 
     point: Point
     peer: Peer
-    rounds: tuple[float, ...]
-    meta_bytes_per_page: float
+    rounds: tuple[Round, ...]
+    meta_bytes_per_page: float = 0.0
     predicted: float = 0.0
+    error: str = ""
+
+    @property
+    def ns(self) -> tuple[float, ...]:
+        """
+        Of every round.
+        """
+        return tuple(one.ns for one in self.rounds)
 
     @property
     def median(self) -> float:
-        return statistics.median(self.rounds)
+        return statistics.median(self.ns)
+
+    @property
+    def faults(self) -> float:
+        """
+        Page faults a pair, the mean of the rounds.
+        """
+        return statistics.fmean(one.faults for one in self.rounds)
+
+    @property
+    def cpu_share(self) -> float:
+        """
+        Of the round that had the least.
+        """
+        return min(one.cpu_share for one in self.rounds)
 
     def row(self) -> dict[str, Any]:
         """
-        As in the JSON document.
+        As in the JSON document, without what depends on the others.
         """
+        done = bool(self.rounds)
         return {
             "workload": self.point.load,
             "threads": self.point.threads,
             "order": self.point.order,
+            "batch": self.point.batch if self.point.load in IN_BATCHES else None,
             "allocator": self.peer.name,
-            "ns_pair": round(self.median, 2),
-            "ns_min": round(min(self.rounds), 2),
-            "ns_max": round(max(self.rounds), 2),
+            "ns_pair": round(self.median, 2) if done else None,
+            "ns_min": round(min(self.ns), 2) if done else None,
+            "ns_max": round(max(self.ns), 2) if done else None,
             "rounds": len(self.rounds),
-            "meta_bytes_per_page": round(self.meta_bytes_per_page, 2),
+            "faults_per_pair": round(self.faults, 4) if done else None,
+            "cpu_share": round(self.cpu_share, 3) if done else None,
+            "meta_bytes_per_page": round(self.meta_bytes_per_page, 2) if done else None,
             "predicted_ns_pair": round(self.predicted, 2) if self.predicted else None,
+            "predicted_ratio": round(self.median / self.predicted, 3) if self.predicted and done else None,
+            "error": self.error or None,
         }
 
 
-class Worker:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
     """
-    One allocator in a process of its own, so that none lives in the other's memory.
+    All results, point by point. points: how many are whole. partial: it was stopped; a point that it was stopped in is
+    there if every allocator had a round.
     """
 
-    def __init__(self, peer: Peer, frames: int) -> None:
-        self.peer = peer
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pcpbuddy.poolbench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | peer.environment,
-        )
-        cpus = len(os.sched_getaffinity(0))
-        # Twice, since whoever keeps lists for each CPU may have pages in them that another CPU looks for.
-        answer = self.ask({"peer": dataclasses.asdict(peer), "frames": frames, "cpus": max(cpus, 2)})
-        self.meta_bytes_per_page = answer["meta_bytes"] / frames
+    results: tuple[Result, ...]
+    points: int
+    partial: bool = False
 
-    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def failed(self) -> bool:
         """
-        The worker's answer. Raises PcpBuddyError with what it says, or if it died.
+        Whether some allocator failed at some point.
         """
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(question) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise PcpBuddyError(f"{self.peer.name} ended with exit code {self.process.wait()} in the middle of a round")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise PcpBuddyError(f"{self.peer.name}: {answer['error']}")
-        return answer
-
-    def close(self) -> None:
-        """
-        The process ends with its input.
-        """
-        self.process.communicate()
+        return any(one.error for one in self.results)
 
 
-def measure(plan: Plan, progress: Callable[[str, int, int], None] | None = None) -> list[Result]:
+def best_peers(results: Sequence[Result]) -> dict[Point, Result]:
     """
-    Point by point, round by round, every allocator once in each round.
+    At each point the fastest that is neither ours nor the empty harness, where there is one.
     """
-    workers: list[Worker] = []
-    results = []
+    best: dict[Point, Result] = {}
+    for one in results:
+        if one.rounds and one.peer.kind in ("malloc", "object"):
+            best[one.point] = min(best.get(one.point, one), one, key=lambda each: each.median)
+    return best
+
+
+def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """
+    The results of the JSON document; of our own also the ratio to the best peer, of medians.
+    """
+    best = best_peers(results)
+    made = []
+    for one in results:
+        peer = best.get(one.point) if one.peer.kind == "our" and one.rounds else None
+        ratio = {"best_peer": peer and peer.peer.name, "ratio_to_best_peer": peer and one.median / peer.median}
+        made.append({**one.row(), **{k: round(v, 3) if isinstance(v, float) else v for k, v in ratio.items()}})
+    return made
+
+
+def measure(plan: Plan, progress: Callable[[str, int, int], None] | None = None) -> Measured:
+    """
+    Point by point, round by round, every allocator once in each round, in a process that is new at each point.
+
+    What fails at a point is left out of its further rounds. Stopped by KeyboardInterrupt, it returns what was measured
+    until then, marked partial.
+    """
+    results: list[Result] = []
+    done = 0
+    try:
+        for point in plan.points:
+            _at(plan, point, results)
+            done += 1
+            if progress is not None:
+                progress("bench pool", done, len(plan.points))
+    except KeyboardInterrupt:
+        return Measured(tuple(results), done, partial=True)
+    return Measured(tuple(results), done)
+
+
+def _at(plan: Plan, point: Point, results: list[Result]) -> None:
+    took: dict[Peer, list[Round]] = {peer: [] for peer in plan.peers}
+    errors: dict[Peer, str] = {}
+    workers: dict[Peer, Worker] = {}
     try:
         for peer in plan.peers:
-            workers.append(Worker(peer, plan.frames))
-        for number, point in enumerate(plan.points):
-            took: dict[str, list[float]] = {peer.name: [] for peer in plan.peers}
-            question = {
-                "load": point.load,
-                "threads": point.threads,
-                "order": point.order,
-                "n": plan.n(point),
-                "batch": min(plan.batch, plan.n(point)),
-                "pairs": max(plan.pairs >> point.order, 1 << 14),
-            }
-            for _ in range(plan.rounds + 1):
-                for worker in workers:
-                    took[worker.peer.name].append(worker.ask(question)["ns"])
-            results += [
-                Result(point, worker.peer, tuple(took[worker.peer.name][1:]), worker.meta_bytes_per_page)
-                for worker in workers
-            ]
-            if progress is not None:
-                progress("bench pool", number + 1, len(plan.points))
+            workers[peer] = Worker(peer, plan.frames)
+        for _ in range(plan.rounds + 1):
+            for peer in plan.peers:
+                if peer not in errors:
+                    try:
+                        took[peer].append(Round(**workers[peer].round(plan.question(point))))
+                    except PcpBuddyError as error:
+                        errors[peer] = str(error)
+                        workers[peer].close()
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.close()
-    return results
+        if all(len(took[peer]) > 1 or peer in errors for peer in plan.peers):
+            results += [_result(point, peer, took[peer], workers[peer], errors.get(peer, "")) for peer in plan.peers]
+
+
+def _result(point: Point, peer: Peer, took: list[Round], worker: Worker, error: str) -> Result:
+    if error:
+        return Result(point, peer, (), error=error)
+    return Result(point, peer, tuple(took[1:]), worker.meta_bytes_per_page)
