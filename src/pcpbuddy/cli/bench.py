@@ -3,6 +3,7 @@
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,19 +14,22 @@ from .options import numbers, whole
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..poolbench import Plan, Result
+    from ..poolbench import Measured, Plan
 
+INTERRUPTED = 130
 SCHEMA = "pcpbuddy.bench-pool/1"
 POLICIES = "handover,tuned,fixed,mainline"
 EPILOG = """\
-Every allocator has a process of its own and comes through the same table of functions; rounds go in turn, the first
-is dropped. bulk: half of all pages, then back; rand: the same in random order; repeat: one page again and again while
-half are held; lifo: 64 and back; churn: 8192 live, one at random replaced; xfree: one thread gets, the other puts;
-xchg: each puts what the other got; xcpu: one thread plays two CPUs. Leave the machine alone meanwhile.
+Every allocator has a new process for each load and comes through the same table of functions; rounds go in turn, the
+first is dropped. bulk: half of all pages, then back; rand: the same in random order; repeat: one page again and again
+while half are held; lifo: 64 and back; churn: 8192 live, one at random replaced; xfree: one thread gets, the other puts;
+xchg: each puts what the other got; xcpu: one thread plays two CPUs. Leave the machine alone meanwhile. An allocator that
+fails at a load has a - there, with the reason below; the exit code is then 1.
 
 examples:
   pcpbuddy bench pool                                    all loads, our profiles and the mallocs of this system
   pcpbuddy bench pool --workload bulk,rand --order 0,9   two of them, single pages and whole pageblocks
+  pcpbuddy bench pool --workload xfree --batch 64,512    64 and 512 pages at a time
   pcpbuddy bench pool --costs here.toml                  with the laboratory's predictions beside
   pcpbuddy bench pool --peer ./liballoc.so               one more allocator: a shared object with pa_ops
   pcpbuddy bench pool --quick --json - -q | jq -c '.results[]'
@@ -52,13 +56,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--peer", metavar="FILE.so", action="append", default=[], help="one more, with pa_ops")
     parser.add_argument("--no-system", action="store_true", help="leave out the mallocs of this system")
     parser.add_argument("--rounds", metavar="N", default="7", help="after the first, which is dropped (default: 7)")
-    parser.add_argument("--batch", metavar="N", default="64", help="pages of lifo, xfree and xchg at a time, to 64")
+    parser.add_argument("--batch", metavar="N1,N2,...", default="64", help="pages of lifo, xfree and xchg at a time, 1 to 512")
     parser.add_argument("--quick", action="store_true", help="little memory, three rounds: does it run")
     parser.add_argument(
         "--costs",
         metavar="COSTS",
-        help="also what the laboratory predicts for bulk, lifo and xfree, with this cost model: a shipped one, or this "
-        "machine's own (pcpbuddy calibrate -o here.toml)",
+        help="also what the laboratory predicts for order 0, with this cost model: a shipped one, or this machine's own "
+        "(pcpbuddy calibrate -o here.toml)",
     )
     parser.add_argument("--plot", metavar="FILE.svg", help="also draw it, as SVG")
     parser.add_argument("--json", metavar="FILE|-", help="one JSON document: into a file, or to stdout instead of text")
@@ -70,6 +74,8 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """
     Run the command; what cannot be measured or written is refused before anything is.
+
+    What the user stopped is shown as far as it got, without predictions.
     """
     from ..costs import costs
     from ..poolbench import measure, predictions
@@ -80,11 +86,15 @@ def run(args: argparse.Namespace) -> int:
         if name is not None:
             _need_writable(option, Path(name), force=args.force)
     with progress(1, "points", quiet=args.quiet) as told:
-        results = measure(plan, told)
-    if model is not None:
-        results = predictions(results, model, plan.frames)
-    _give(args, plan, results)
-    return 0
+        measured = measure(plan, told)
+    if model is not None and not measured.partial:
+        measured = dataclasses.replace(measured, results=tuple(predictions(measured.results, model, plan.frames)))
+    if measured.results:
+        _give(args, plan, measured)
+    if measured.partial:
+        print(f"pcpbuddy: interrupted; {measured.points} of {len(plan.points)} points were done", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if measured.failed else 0
 
 
 def _plan(args: argparse.Namespace) -> "Plan":
@@ -94,11 +104,9 @@ def _plan(args: argparse.Namespace) -> "Plan":
     peers = [our(name.strip()) for name in args.policy.split(",") if name.strip()]
     peers += [] if args.no_system else on_this_system()
     peers += [object_file(path) for path in args.peer]
-    rounds, batch = whole(args.rounds), whole(args.batch)
+    rounds = whole(args.rounds)
     if not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(f"--rounds {args.rounds}: expected 1 or more")
-    if not isinstance(batch, int) or not 1 <= batch <= 64:
-        raise ConfigError(f"--batch {args.batch}: expected 1 to 64")
     return Plan.of(
         args.workload.split(",") if args.workload else LOADS,
         numbers(args.threads),
@@ -106,7 +114,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
         [*peers, empty()],
         memory=parse_size(args.memory or ("64MiB" if args.quick else "1GiB")),
         rounds=3 if args.quick else rounds,
-        batch=batch,
+        batches=numbers(args.batch),
         pairs=100_000 if args.quick else 1_000_000,
     )
 
@@ -118,23 +126,26 @@ def _need_writable(option: str, path: Path, *, force: bool) -> None:
         raise UsageError(f"{option} {path} exists; -f replaces it")
 
 
-def _give(args: argparse.Namespace, plan: "Plan", results: "list[Result]") -> None:
+def _give(args: argparse.Namespace, plan: "Plan", measured: "Measured") -> None:
     from ..config import PROFILES
     from ..manifest import manifest
+    from ..poolbench import rows
     from ..report.poolbench import chart, table
 
     ours = [PROFILES[peer.what] for peer in plan.peers if peer.kind == "our"]
-    facts = {"costs": args.costs, "memory_pages": plan.frames, "rounds": plan.rounds, "batch": plan.batch}
+    facts = {"costs": args.costs, "memory_pages": plan.frames, "rounds": plan.rounds, "batch": args.batch}
     document = {
         "schema": SCHEMA,
         "manifest": manifest(ours, **facts),
-        "results": [result.row() for result in results],
+        "partial": measured.partial,
+        "results": rows(measured.results),
     }
     text = json.dumps(document, indent=1) + "\n"
-    sys.stdout.write(text if args.json == "-" else table(results))
-    written = [(args.plot, chart(results)), (args.json if args.json != "-" else None, text)]
+    stopped = (measured.points, len(plan.points)) if measured.partial else None
+    sys.stdout.write(text if args.json == "-" else table(measured.results, stopped=stopped))
+    written = [(args.plot, chart(measured.results)), (args.json if args.json != "-" else None, text)]
     for name, content in written:
         if name is not None:
             Path(name).write_text(content, encoding="utf-8")
             if not args.quiet:
-                print(f"{name} written", file=sys.stderr)
+                print(f"{name} written{' (partial)' if measured.partial else ''}", file=sys.stderr)

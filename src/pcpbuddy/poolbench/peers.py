@@ -25,15 +25,19 @@ MALLOCS = {
     "mimalloc": ("libmimalloc.so.2", "mi_malloc_aligned", True, "mi_free"),
     "tcmalloc": ("libtcmalloc_minimal.so.4", "tc_memalign", False, "tc_free"),
 }
-# What is freed stays with them, as with us: nobody purges while time is taken.
+# What is freed stays with them, as with us: nobody gives memory back to the system while time is taken. Read when a
+# process starts. mimalloc's names changed: PURGE since 2.1, the others before.
 NO_PURGING = {
-    "MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1",
+    "MALLOC_CONF": "retain:true,dirty_decay_ms:-1,muzzy_decay_ms:-1",
     "MIMALLOC_PURGE_DELAY": "-1",
     "MIMALLOC_RESET_DELAY": "-1",
     "MIMALLOC_PAGE_RESET": "0",
     "MIMALLOC_ALLOW_DECOMMIT": "0",
     "TCMALLOC_RELEASE_RATE": "0",
-    "GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1099511627776:glibc.malloc.mmap_threshold=1073741824",
+    "TCMALLOC_AGGRESSIVE_DECOMMIT": "0",
+    # No trimming of the main heap, no mapping of its own for a large block, and, since a heap of another arena (64 MiB) is
+    # unmapped as soon as the one before it has more than top_pad free, no less than that.
+    "GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1099511627776:glibc.malloc.mmap_max=0:glibc.malloc.top_pad=67108864",
 }
 LOCAL = os.RTLD_NOW | os.RTLD_LOCAL | getattr(os, "RTLD_DEEPBIND", 0)
 

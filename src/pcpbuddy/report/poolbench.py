@@ -2,41 +2,55 @@
 ``pcpbuddy bench pool`` as a table and as a picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import log10
+from textwrap import wrap
 from xml.sax.saxutils import escape
 
-from ..poolbench import Point, Result
+from ..poolbench import FAULTS, Point, Result, best_peers
 from .chart import STYLES
 from .drawing import FAINT, INK, MARGIN, PAPER, SMALL, TEXT, TITLE, WIDTH
 
 __all__ = ["chart", "table"]
 
-NAME = 24  # columns of a load's name
+NAME = 30  # columns of a load's name
+LINE = 118
+LEAST_SHARE = 0.9  # of a CPU, for each of several threads
 NOTES = """\
 ns for a get and its put: medians of the rounds, below them least and most; * the fastest that allocates at all.
 One thread: CPU time; several: wall time. empty: the harness and its indirect calls alone; nothing is subtracted."""
+FAULTED = f"! more than {FAULTS} page faults a pair, so the system's memory was measured too: "
+DISTURBED = f"~ a thread had less than {LEAST_SHARE} of its CPU in some round (other load, or a lock that sleeps): "
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[Result], *, stopped: tuple[int, int] | None = None) -> str:
     """
-    A row for each load, a column for each allocator.
+    A row for each load, a column for each allocator. stopped: after how many points, of how many.
     """
     names = list(dict.fromkeys(result.peer.name for result in results))
     wide = max(10, *(len(name) + 2 for name in names))
-    lines = ["".ljust(NAME) + "".join(name.rjust(wide) for name in names)]
+    reasons = [f"{one.peer.name}, {one.point}: {one.error}." for one in results if one.error]
+    best = best_peers(results)
+
+    def line(label: str, cells: Iterable[str]) -> str:
+        return label.ljust(NAME) + "".join(cell.rjust(wide) for cell in cells)
+
+    lines = [line("", names)]
     for point, row in _rows(results):
-        best = min((one.median for name, one in row.items() if name != "empty"), default=0.0)
-        cells = (_number(row[name].median) + ("*" if row[name].median == best else " ") for name in names)
-        lines.append(str(point).ljust(NAME) + "".join(cell.rjust(wide) for cell in cells))
-        spans = (f"{_number(min(row[name].rounds))}-{_number(max(row[name].rounds))} " for name in names)
-        lines.append("".ljust(NAME) + "".join(span.rjust(wide) for span in spans))
+        fastest = min((one.median for name, one in row.items() if name != "empty" and one.rounds), default=0.0)
+        lines.append(line(str(point), (_cell(row[name], fastest, reasons) for name in names)))
+        lines.append(line("", (_span(row[name]) for name in names)))
+        if point in best and any(one.peer.kind == "our" for one in row.values()):
+            label = f"  ratio to {best[point].peer.name}"[: NAME - 1]
+            lines.append(line(label, (_ratio(row[name], best[point]) for name in names)))
         if any(one.predicted for one in row.values()):
             told = (_number(row[name].predicted) + " " if row[name].predicted else "" for name in names)
-            lines.append("  predicted".ljust(NAME) + "".join(one.rjust(wide) for one in told))
-    meta = {result.peer.name: result.meta_bytes_per_page for result in results}
-    lines.append("metadata, bytes a page".ljust(NAME) + "".join(_meta(meta[name]).rjust(wide) for name in names))
-    return "\n".join([*lines, "", NOTES]) + "\n"
+            lines.append(line("  predicted", told))
+    meta = {result.peer.name: result.meta_bytes_per_page for result in results if result.rounds}
+    lines.append(line("metadata, bytes a page", (_meta(meta.get(name, 0.0)) for name in names)))
+    if stopped is not None:
+        lines[:0] = [f"PARTIAL: stopped when {stopped[0]} of {stopped[1]} points were done.", ""]
+    return "\n".join([*lines, "", NOTES, *_footnotes(results, reasons)]) + "\n"
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[Point, dict[str, Result]]]:
@@ -44,6 +58,40 @@ def _rows(results: Sequence[Result]) -> list[tuple[Point, dict[str, Result]]]:
     for result in results:
         rows.setdefault(result.point, {})[result.peer.name] = result
     return list(rows.items())
+
+
+def _cell(one: Result, fastest: float, reasons: Sequence[str]) -> str:
+    if one.error:
+        return f"-[{reasons.index(f'{one.peer.name}, {one.point}: {one.error}.') + 1}]"
+    marks = ("*" if one.median == fastest else "") + "!" * _faulted(one) + "~" * _disturbed(one)
+    return _number(one.median) + (marks or " ")
+
+
+def _faulted(one: Result) -> bool:
+    return bool(one.rounds) and one.faults > FAULTS
+
+
+def _disturbed(one: Result) -> bool:
+    return bool(one.rounds) and one.point.threads > 1 and one.cpu_share < LEAST_SHARE
+
+
+def _span(one: Result) -> str:
+    return f"{_number(min(one.ns))}-{_number(max(one.ns))} " if one.rounds else ""
+
+
+def _ratio(one: Result, best: Result) -> str:
+    return f"{one.median / best.median:.2f} " if one.peer.kind == "our" and one.rounds else ""
+
+
+def _footnotes(results: Sequence[Result], reasons: Sequence[str]) -> list[str]:
+    """
+    What is wrong with which figure, and why there is none.
+    """
+    faulted = [f"{one.peer.name} {one.faults:.2g} ({one.point})" for one in results if _faulted(one)]
+    disturbed = [f"{one.peer.name} {one.cpu_share:.2f} ({one.point})" for one in results if _disturbed(one)]
+    texts = [head + "; ".join(which) + "." for head, which in ((FAULTED, faulted), (DISTURBED, disturbed)) if which]
+    texts += [f"[{number}] {reason}" for number, reason in enumerate(reasons, 1)]
+    return [line for text in texts for line in wrap(text, LINE, subsequent_indent="  ")]
 
 
 def _number(value: float) -> str:
@@ -57,10 +105,11 @@ def _meta(value: float) -> str:
 def chart(results: Sequence[Result]) -> str:
     """
     A bar for each allocator under each load, on a logarithmic scale from 1 ns on, with a line from least to most.
+    Nothing for what failed.
     """
     names = list(dict.fromkeys(result.peer.name for result in results))
     styles = {name: STYLES[k % len(STYLES)].colour for k, name in enumerate(names)}
-    most = max(max(result.rounds) for result in results)
+    most = max((max(result.ns) for result in results if result.rounds), default=1.0)
     decades = max(1, int(log10(max(most, 1.0))) + 1)
     left, bar = MARGIN + 150, 11
     right = WIDTH - MARGIN - 60
@@ -80,13 +129,13 @@ def chart(results: Sequence[Result]) -> str:
     y = top + 8
     for point, row in _rows(results):
         parts.append(_text(MARGIN, y + bar * len(row) / 2 + 4, str(point), SMALL, INK))
-        for name, one in row.items():
+        for name, one in ((name, one) for name, one in row.items() if one.rounds):
             end = at(one.median)
             parts.append(
                 f'<rect x="{left}" y="{y}" width="{max(end - left, 1):.1f}" height="{bar - 2}" fill="{styles[name]}">'
                 f"<title>{escape(name)}, {escape(str(point))}: {_number(one.median)} ns</title></rect>"
             )
-            low, high = at(min(one.rounds)), at(max(one.rounds))
+            low, high = at(min(one.ns)), at(max(one.ns))
             middle = y + (bar - 2) / 2
             parts.append(
                 f'<line x1="{low:.1f}" y1="{middle}" x2="{high:.1f}" y2="{middle}" stroke="{INK}" stroke-width="1.2"/>'
