@@ -2,7 +2,9 @@
 The page pool beside the mallocs of this system, and one call of it from Python.
 """
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,20 @@ from measure import Figure, Spread, interleave, ratios, timed
 
 import pcpbuddy
 from pcpbuddy.config import POOL_PROFILE
-from pcpbuddy.poolbench import Plan, Point, Result, measure, on_this_system, our
+from pcpbuddy.poolbench import FAULTS, LEAST_SHARE, Plan, Point, Result, measure, on_this_system, our
 
 __all__ = ["figures"]
 
-# load, threads, batch: the peer that is the goal's, and the goal (performance.md section 6)
+# the peer that is the goal's, and the goal (performance.md section 6)
 GOALS = {
-    ("repeat", 1): ("tcmalloc", 1.0),
-    ("lifo", 1): ("tcmalloc", 1.0),
-    ("churn", 1): ("tcmalloc", 1.0),
-    ("bulk", 1): ("mimalloc", 0.75),
-    ("bulk", 2): ("mimalloc", 0.75),
-    ("rand", 1): ("mimalloc", 0.51),
-    ("xfree", 2): ("mimalloc", 0.8),
+    Point("repeat", 1): ("tcmalloc", 1.0),
+    Point("lifo", 1): ("tcmalloc", 1.0),
+    Point("churn", 1): ("tcmalloc", 1.0),
+    Point("bulk", 1): ("mimalloc", 0.75),
+    Point("bulk", 2): ("mimalloc", 0.75),
+    Point("rand", 1): ("mimalloc", 0.51),
+    Point("xfree", 2, batch=64): ("mimalloc", 0.8),
+    Point("xfree", 2, batch=512): ("mimalloc", 0.8),
 }
 CALL_GOAL = 2.0
 VECTOR_GOAL_NS = 5.0
@@ -37,29 +40,63 @@ def figures(folder: Path, *, quick: bool, rounds: int) -> Iterator[Figure]:
     """
     profiles = list(dict.fromkeys((POOL_PROFILE, "fixed", "mainline")))
     peers = [*(our(name) for name in profiles), *on_this_system()]
-    points = tuple(Point(load, threads, 0) for load, threads in GOALS)
     frames = (64 if quick else 1024) << 8
+    # One CPU cannot show what two do.
+    points = tuple(point for point in GOALS if point.threads <= len(os.sched_getaffinity(0)))
     plan = Plan(points, tuple(peers), frames, rounds, pairs=100_000 if quick else 1_000_000)
-    results = {(one.point, one.peer.name): one for one in measure(plan)}
+    results = {(one.point, one.peer.name): one for one in measured(plan)}
     for point in points:
-        peer, goal = GOALS[point.load, point.threads]
+        peer, goal = GOALS[point]
         for profile in profiles:
-            judged = goal if profile == POOL_PROFILE else None
-            yield _against(results[point, profile], results.get((point, peer)), peer, judged)
+            mine = results[point, profile]
+            if mine.error:
+                print(f"{profile}, {point}: {mine.error}", file=sys.stderr)
+            else:
+                judged = goal if profile == POOL_PROFILE else None
+                yield _against(mine, results.get((point, peer)), peer, judged)
     yield from _calls(folder, quick=quick, rounds=rounds)
 
 
+def measured(plan: Plan) -> Iterable[Result]:
+    """
+    All of it, or none: half a table has no verdicts.
+    """
+    outcome = measure(plan)
+    if outcome.partial:
+        raise KeyboardInterrupt
+    return outcome.results
+
+
 def _against(mine: Result, theirs: Result | None, peer: str, goal: float | None) -> Figure:
+    """
+    No ratio, and no verdict, where the peer failed.
+    """
+    there = theirs if theirs and theirs.rounds else None
+    note = f"{peer} is not on this system"
+    if theirs is not None:
+        note = f"{peer} failed: {theirs.error}" if theirs.error else f"against {peer}"
     return Figure(
         group="page pool, a get and its put, against a malloc",
         name=f"{mine.point}, {mine.peer.name}",
         unit="ns",
-        value=Spread.of(list(mine.rounds)),
-        reference=theirs and Spread.of(list(theirs.rounds)),
-        ratio=theirs and ratios(list(mine.rounds), list(theirs.rounds)),
-        goal=goal if theirs else None,
-        note=f"against {peer}" if theirs else f"{peer} is not on this system",
+        value=Spread.of(list(mine.ns)),
+        reference=there and Spread.of(list(there.ns)),
+        ratio=there and ratios(list(mine.ns), list(there.ns)),
+        goal=goal if there else None,
+        note="; ".join([note, *_doubts(mine), *(_doubts(there) if there else [])]),
     )
+
+
+def _doubts(one: Result) -> list[str]:
+    """
+    What makes a figure less than true.
+    """
+    doubts = []
+    if one.faults > FAULTS:
+        doubts.append(f"{one.peer.name}: {one.faults:.2g} page faults a pair")
+    if one.point.threads > 1 and one.cpu_share < LEAST_SHARE:
+        doubts.append(f"{one.peer.name}: a thread had {one.cpu_share:.2f} of its CPU in some round")
+    return doubts
 
 
 def _pairs(target: Any, n: int) -> None:

@@ -133,7 +133,8 @@ def _give(args: argparse.Namespace, plan: "Plan", measured: "Measured") -> None:
     from ..report.poolbench import chart, table
 
     ours = [PROFILES[peer.what] for peer in plan.peers if peer.kind == "our"]
-    facts = {"costs": args.costs, "memory_pages": plan.frames, "rounds": plan.rounds, "batch": args.batch}
+    batches = numbers(args.batch)
+    facts = {"costs": args.costs, "memory_pages": plan.frames, "rounds": plan.rounds, "batches": batches}
     document = {
         "schema": SCHEMA,
         "manifest": manifest(ours, **facts),

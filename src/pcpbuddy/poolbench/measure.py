@@ -12,9 +12,10 @@ from .peers import Peer
 from .plan import IN_BATCHES, Plan, Point
 from .process import Worker
 
-__all__ = ["FAULTS", "Measured", "Result", "Round", "best_peers", "measure", "rows"]
+__all__ = ["FAULTS", "LEAST_SHARE", "Measured", "Result", "Round", "best_peers", "measure", "rows"]
 
 FAULTS = 0.01  # a pair: with more, a round measured the system's memory
+LEAST_SHARE = 0.9  # of a CPU, for each of several threads: with less, wall time is others' too
 MORE_WARM = 2  # rounds after the first that may be dropped too
 
 

@@ -7,7 +7,7 @@ from math import log10
 from textwrap import wrap
 from xml.sax.saxutils import escape
 
-from ..poolbench import FAULTS, Point, Result, best_peers
+from ..poolbench import FAULTS, LEAST_SHARE, Point, Result, best_peers
 from .chart import STYLES
 from .drawing import FAINT, INK, MARGIN, PAPER, SMALL, TEXT, TITLE, WIDTH
 
@@ -15,12 +15,11 @@ __all__ = ["chart", "table"]
 
 NAME = 30  # columns of a load's name
 LINE = 118
-LEAST_SHARE = 0.9  # of a CPU, for each of several threads
 NOTES = """\
 ns for a get and its put: medians of the rounds, below them least and most; * the fastest that allocates at all.
 One thread: CPU time; several: wall time. empty: the harness and its indirect calls alone; nothing is subtracted."""
-FAULTED = f"! more than {FAULTS} page faults a pair, so the system's memory was measured too: "
-DISTURBED = f"~ a thread had less than {LEAST_SHARE} of its CPU in some round (other load, or a lock that sleeps): "
+FAULTED = f"! more than {FAULTS} page faults a pair, so the system's memory was measured too; the most:"
+DISTURBED = f"~ a thread had less than {LEAST_SHARE} of its CPU in some round (other load, or a lock that sleeps); the least:"
 
 
 def table(results: Sequence[Result], *, stopped: tuple[int, int] | None = None) -> str:
@@ -85,11 +84,15 @@ def _ratio(one: Result, best: Result) -> str:
 
 def _footnotes(results: Sequence[Result], reasons: Sequence[str]) -> list[str]:
     """
-    What is wrong with which figure, and why there is none.
+    What the marks mean, and why there is no figure.
     """
-    faulted = [f"{one.peer.name} {one.faults:.2g} ({one.point})" for one in results if _faulted(one)]
-    disturbed = [f"{one.peer.name} {one.cpu_share:.2f} ({one.point})" for one in results if _disturbed(one)]
-    texts = [head + "; ".join(which) + "." for head, which in ((FAULTED, faulted), (DISTURBED, disturbed)) if which]
+    texts = []
+    if faulted := [one for one in results if _faulted(one)]:
+        most = max(faulted, key=lambda one: one.faults)
+        texts.append(f"{FAULTED} {most.faults:.2g}, {most.peer.name}, {most.point}.")
+    if disturbed := [one for one in results if _disturbed(one)]:
+        least = min(disturbed, key=lambda one: one.cpu_share)
+        texts.append(f"{DISTURBED} {least.cpu_share:.2f}, {least.peer.name}, {least.point}.")
     texts += [f"[{number}] {reason}" for number, reason in enumerate(reasons, 1)]
     return [line for text in texts for line in wrap(text, LINE, subsequent_indent="  ")]
 
