@@ -195,10 +195,11 @@ cdef class Allocator:
                 sched_yield()
 
     cdef void wait_below(self, uint64_t *position, uint64_t least) noexcept nogil:
+        """The other thread has a CPU of its own, so to yield early would only invite strangers into the timed part."""
         cdef int k = 0
         while get_ordered(position) < least and not self.failed:
             k += 1
-            if k & 0xff:
+            if k & 0xffff:
                 relax()
             else:
                 sched_yield()
