@@ -29,8 +29,9 @@ PEER = r"""
 #include <sys/mman.h>
 #include <unistd.h>
 /*
- * A stack of free pages, which notices a page that is put twice, or not by one of its CPUs. CRASHES, HANGS: when a page is
- * put by another CPU than took it. FEW: most of its pages are not there. SLEEPS: now and then. It writes down who it was.
+ * A stack of free pages, which notices a page that is put twice, or not by one of its CPUs. CRASHES, HANGS: when a page
+ * is put by another CPU than took it. FEW: most of its pages are not there. SLEEPS: now and then. It writes down its
+ * process id.
  */
 static uint64_t *stack, size, top; static unsigned char *out; static int cpus, puts_so_far;
 static int lock;

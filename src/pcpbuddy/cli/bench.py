@@ -22,9 +22,9 @@ POLICIES = "handover,tuned,fixed,mainline"
 EPILOG = """\
 Every allocator has a new process for each load and comes through the same table of functions; rounds go in turn, the
 first is dropped. bulk: half of all pages, then back; rand: the same in random order; repeat: one page again and again
-while half are held; lifo: 64 and back; churn: 8192 live, one at random replaced; xfree: one thread gets, the other puts;
-xchg: each puts what the other got; xcpu: one thread plays two CPUs. Leave the machine alone meanwhile. An allocator that
-fails at a load has a - there, with the reason below; the exit code is then 1.
+while half are held; lifo: 64 and back; churn: 8192 live, one at random replaced; xfree: one thread gets, the other
+puts; xchg: each puts what the other got; xcpu: one thread plays two CPUs. Leave the machine alone meanwhile. Where an
+allocator fails is a -, with the reason below, and the exit code is 1.
 
 examples:
   pcpbuddy bench pool                                    all loads, our profiles and the mallocs of this system
@@ -56,13 +56,18 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--peer", metavar="FILE.so", action="append", default=[], help="one more, with pa_ops")
     parser.add_argument("--no-system", action="store_true", help="leave out the mallocs of this system")
     parser.add_argument("--rounds", metavar="N", default="7", help="after the first, which is dropped (default: 7)")
-    parser.add_argument("--batch", metavar="N1,N2,...", default="64", help="pages of lifo, xfree and xchg at a time, 1 to 512")
+    parser.add_argument(
+        "--batch",
+        metavar="N1,N2,...",
+        default="64",
+        help="pages of lifo, xfree and xchg at a time, to 512 (default: 64)",
+    )
     parser.add_argument("--quick", action="store_true", help="little memory, three rounds: does it run")
     parser.add_argument(
         "--costs",
         metavar="COSTS",
-        help="also what the laboratory predicts for order 0, with this cost model: a shipped one, or this machine's own "
-        "(pcpbuddy calibrate -o here.toml)",
+        help="also what the laboratory predicts for order 0, with this cost model: a shipped one, or this machine's "
+        "own (pcpbuddy calibrate -o here.toml)",
     )
     parser.add_argument("--plot", metavar="FILE.svg", help="also draw it, as SVG")
     parser.add_argument("--json", metavar="FILE|-", help="one JSON document: into a file, or to stdout instead of text")

@@ -35,8 +35,8 @@ NO_PURGING = {
     "MIMALLOC_ALLOW_DECOMMIT": "0",
     "TCMALLOC_RELEASE_RATE": "0",
     "TCMALLOC_AGGRESSIVE_DECOMMIT": "0",
-    # No trimming of the main heap, no mapping of its own for a large block, and, since a heap of another arena (64 MiB) is
-    # unmapped as soon as the one before it has more than top_pad free, no less than that.
+    # No trimming of the main heap, no mapping of its own for a large block; and a heap of another arena, 64 MiB, is
+    # unmapped when the one before it has more than top_pad free, so that is as much.
     "GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1099511627776:glibc.malloc.mmap_max=0:glibc.malloc.top_pad=67108864",
 }
 LOCAL = os.RTLD_NOW | os.RTLD_LOCAL | getattr(os, "RTLD_DEEPBIND", 0)

@@ -175,7 +175,8 @@ def load(name: str, *, cpus: int, frames: int, pages: int, batch: int) -> Load:
     A load on so many CPUs with so much memory; pages: a thread's, half of it in all.
     """
     common = {"fragment": 0.0, "cma": 0.0, "interrupt_us": 0.0}
-    kind = Kind(f"pool/{name}", "a load of pcpbuddy bench pool", "performance.md", lambda plan: LOADS[name](plan, 0, 0))
+    what = ("a load of pcpbuddy bench pool", "docs/reference/bench-pool.md")
+    kind = Kind(f"pool/{name}", *what, lambda plan: LOADS[name](plan, pages, batch))
     plan = Plan(kind, kind.name, cpus, frames * PAGE_SIZE, 1, common, common | {"pages": pages, "batch": batch})
     plan.needs(frames * PAGE_SIZE // 2, head_room=2, least_per_cpu=0)
-    return LOADS[name](plan, pages, batch)
+    return kind.make(plan)

@@ -41,12 +41,12 @@ class Threads:
             asked = self._asked[me].get()
             try:
                 self._answers.put((me, self._allocator.work(asked["load"], me, asked["batch"], asked["pairs"])))
-            except Exception as error:  # noqa: BLE001 - whoever asked shall know
+            except Exception as error:
                 self._answers.put((me, str(error)))
 
     def round(self, asked: dict[str, Any]) -> dict[str, Any]:
         """
-        ns a pair, the mean of the threads: CPU time of one, wall time of several.
+        Ns a pair, the mean of the threads: CPU time of one, wall time of several.
         """
         self._allocator.start(asked["n"], len(self._asked), asked["order"])
         for each in self._asked:

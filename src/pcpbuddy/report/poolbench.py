@@ -19,7 +19,9 @@ NOTES = """\
 ns for a get and its put: medians of the rounds, below them least and most; * the fastest that allocates at all.
 One thread: CPU time; several: wall time. empty: the harness and its indirect calls alone; nothing is subtracted."""
 FAULTED = f"! more than {FAULTS} page faults a pair, so the system's memory was measured too; the most:"
-DISTURBED = f"~ a thread had less than {LEAST_SHARE} of its CPU in some round (other load, or a lock that sleeps); the least:"
+DISTURBED = (
+    f"~ a thread had less than {LEAST_SHARE} of its CPU in some round (other load, a lock that sleeps); the least:"
+)
 
 
 def table(results: Sequence[Result], *, stopped: tuple[int, int] | None = None) -> str:
