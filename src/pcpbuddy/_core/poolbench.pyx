@@ -1,6 +1,6 @@
 # Allocators under timed loads: what poolbench/worker.py runs. Every allocator comes through one table of functions
-# (pa_ops, include/pcpbuddy.h), so that each pays for the same indirect calls. Times are nanoseconds. Beside time, a timed
-# part counts the page faults and the CPU time of its thread: without the first and with all of the second, time is true.
+# (pa_ops, include/pcpbuddy.h), so that each pays for the same indirect calls. Times are nanoseconds. Beside time, a
+# timed part counts page faults and the CPU time of its thread: without the first, with all of the second, time is true.
 
 # cython: embedsignature=False, freethreading_compatible=True
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
