@@ -563,14 +563,14 @@ def test_killed_at_random(name, kills):
             victim.start()
             time.sleep(0.01 + pick.random() * 0.02)
             os.kill(victim.pid, signal.SIGKILL)  # and it stays a zombie until it is joined
-            ends[after_a_death(pool, policy)] += 1
+            ends[after_a_death(pool, policy, victim)] += 1
             victim.join()
         name.unlink()
     print(ends)
     assert kills < 1000 or min(ends["sound"], ends["broken"]) > 0
 
 
-def after_a_death(pool, policy):
+def after_a_death(pool, policy, victim):
     """
     What becomes of the pool when the others go on.
     """
@@ -579,6 +579,7 @@ def after_a_death(pool, policy):
         for _ in range(100):
             pool.free_bulk(pool.alloc_bulk(100))
             pool.drain()
+        os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)  # a signal may take its time
         pool.check()
     except (PoolBroken, Corruption) as seen:
         error = seen

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # Of a PagePool, where none is asked for: chosen by the figures of `pcpbuddy bench pool` (docs/reference/bench-pool.md).
-POOL_PROFILE = "fixed"
+POOL_PROFILE = "handover"
 LARGEST = (1 << 31) - 1  # numbers of a switch are C ints in the core
 
 

@@ -20,7 +20,7 @@ from .page cimport (
     block_of, cpu_head, idx, list_del, word_of, word_order,
 )
 from .pcp cimport commit, list_index, list_type, mark_for, pcp_order, take_away
-from .remote cimport has_remote
+from .remote cimport has_remote, try_gather
 
 cdef enum:
     NO_LOCKS = 0
@@ -29,6 +29,7 @@ cdef enum:
     UNTRIED = -1               # answers of free_to: not asked
     REFUSED = -2               # the trylock failed
     GONE = -3                  # the target went off-line before its lock was had (P-44)
+    LOCKED = -4                # the own lock is held, but the page has to take the long way
 
 
 cdef inline bint try_told(Zone *z) noexcept nogil:
@@ -174,9 +175,25 @@ cdef inline int free_to(
         unlock_pcp(p, driver)
     return n
 
+cdef inline bint hands_over(Zone *z, int cpu, int target) noexcept nogil:
+    return target != cpu and z.s.policy.remote == REMOTE_HANDOVER
+
+cdef inline int free_gathered(Zone *z, int cpu, int target, idx i, int o, const int driver) noexcept nogil:
+    """F_TRIED as a short cut for P-46b: own lock free, an outbox for target in use that the page does not fill."""
+    prepare(z, cpu, i, o)
+    if unlikely(not try_pcp(z, &z.pcp[cpu], driver)):
+        return REFUSED
+    if unlikely(not try_gather(z, cpu, target, i, o)):
+        return LOCKED
+    bump(&z.counts[cpu].frees_remote, 1)
+    unlock_pcp(&z.pcp[cpu], driver)
+    return 0
+
 cdef inline int free_foreign(Zone *z, int cpu, int target, idx i, int o, Block *b, const int driver) noexcept nogil:
-    """Another CPU's block: into its owner's PCP as a short cut, but towards it by the states alone (P-46)."""
-    if target != cpu and z.s.policy.remote in (REMOTE_LLIST, REMOTE_HANDOVER):
+    """Another CPU's block: to its owner's PCP or an outbox as a short cut; a lone push by the states alone (P-46)."""
+    if hands_over(z, cpu, target):
+        return free_gathered(z, cpu, target, i, o, driver)
+    if target != cpu and z.s.policy.remote == REMOTE_LLIST:
         return UNTRIED
     return free_to(z, cpu, target, i, o, b, driver, target != cpu and z.s.policy.remote == REMOTE_BLOCK)
 
@@ -206,9 +223,10 @@ cdef inline void free_page(Zone *z, int cpu, idx i, int flags, const int driver)
     if n != UNTRIED:
         op.flags = OP_PREPARED
         op.end = 1
-        op.target = <unsigned short>target
+        op.target = <unsigned short>(cpu if hands_over(z, cpu, target) else target)
         op.to = <unsigned short>target
         op.at = F_NEXT if n == GONE else F_TRIED
+        op.got = n == LOCKED
         if n > 0:
             op.k = 1
             op.held = True

@@ -220,18 +220,34 @@ cdef inline void use_outbox(Zone *z, int cpu, int k) noexcept nogil:
         k += 1
     set_outbox(&box[k], &used)
 
-cdef inline void append(Zone *z, Op *op, idx i) noexcept nogil:
-    """A page that is announced already, into the outbox for op.to: there is one, or a place. Full: handed over."""
-    cdef int k = find_outbox(z, op.cpu, op.to)
-    cdef Outbox *box = &outboxes(z, op.cpu)[k]
+cdef inline void gather(Zone *z, int cpu, int target, int k, idx i) noexcept nogil:
+    """A page that is announced already, into outbox k: the one for target, or the first that is not in use."""
+    cdef Outbox *box = &outboxes(z, cpu)[k]
     make_remote(z, i)
     z.page[i].next = box.newest
     if not box.newest:
         box.oldest = i
-        box.target = op.to
+        box.target = target
     store32(&box.newest, i)
     box.pages += 1 << word_order(word_of(z, i))
-    use_outbox(z, op.cpu, k)
+    if k + 1 < slots(z) and box[1].newest:
+        use_outbox(z, cpu, k)
+
+cdef inline bint try_gather(Zone *z, int cpu, int target, idx i, int o) noexcept nogil:
+    """The next page into an outbox that is in use, unless it fills it or the bound forbids: then nothing is done."""
+    cdef int k = find_outbox(z, cpu, target)
+    cdef Outbox *box = &outboxes(z, cpu)[k]
+    if k == slots(z) or not box.newest or box.pages + (1 << o) >= z.s.policy.handover_batch:
+        return False
+    if loadi32(&z.remote[target].pending) > bound(z, target) - (1 << o) or not announce(z, cpu, target, 1 << o):
+        return False
+    gather(z, cpu, target, k, i)
+    return True
+
+cdef inline void append(Zone *z, Op *op, idx i) noexcept nogil:
+    """A page that is announced already, into the outbox for op.to: there is one, or a place. Full: handed over."""
+    cdef int k
+    gather(z, op.cpu, op.to, find_outbox(z, op.cpu, op.to), i)
     k = find_outbox(z, op.cpu, op.to)
     if outboxes(z, op.cpu)[k].pages >= z.s.policy.handover_batch:
         flush_outbox(z, op, op.cpu, k)
