@@ -20,12 +20,15 @@ from .remote cimport absorb
 
 # -- telling -------------------------------------------------------------------------------------------
 
+cdef inline void count_allocs(Counts *counts, int nr, int pages, int T) noexcept nogil:
+    bump(&counts.allocs, nr)
+    bump(&counts.pages_allocated, pages)
+    if T == MOVABLE:
+        bump(&counts.movable_pages, pages)
+
 cdef inline void count_alloc(Zone *z, int cpu, idx i, int o, int T) noexcept nogil:
     cdef Counts *counts = &z.counts[cpu]
-    bump(&counts.allocs, 1)
-    bump(&counts.pages_allocated, 1 << o)
-    if T == MOVABLE:
-        bump(&counts.movable_pages, 1 << o)
+    count_allocs(counts, 1, 1 << o, T)
     if z.s.cma_pages:
         count_cma(z, counts, i, o, T)
 
@@ -39,10 +42,7 @@ cdef inline void count_row(Zone *z, Op *op, int nr) noexcept nogil:
     """The next nr pages of a bulk allocation are there. No mm_page_alloc."""
     cdef Counts *counts = &z.counts[op.cpu]
     cdef int k
-    bump(&counts.allocs, nr)
-    bump(&counts.pages_allocated, nr)
-    if op.type == MOVABLE:
-        bump(&counts.movable_pages, nr)
+    count_allocs(counts, nr, nr, op.type)
     if z.s.cma_pages:
         for k in range(op.k, op.k + nr):
             count_cma(z, counts, op.pages[k], 0, op.type)

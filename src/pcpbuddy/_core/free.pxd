@@ -140,11 +140,11 @@ cdef inline bint commit_row(Zone *z, Op *op) noexcept nogil:
     cdef idx i
     if row_stops(z, op):
         return False
-    while k < end:
+    while k < end and op.pages[k]:
         i = op.pages[k]
         owner = load16(&block_of(z, i).owner)
         T = block_type(z, i)
-        if not i or word_order(word_of(z, i)) or T == ISOLATE or owner and owner != own:
+        if word_order(word_of(z, i)) or T == ISOLATE or owner and owner != own:
             break
         if op.flags & OP_BATCH:
             emit(z, E_FREE_BATCHED, op.cpu, i, 0, 0)
@@ -192,7 +192,7 @@ cdef inline int deal(Zone *z, Op *op) noexcept nogil:
     """target's PCP lock is held."""
     if op.to != op.target:
         return gather_next(z, op)
-    if op.end == 1 or op.to != op.cpu or not commit_row(z, op):
+    if op.end == 1 or op.to != op.cpu or not commit_row(z, op):   # a single free is no row
         commit_next(z, op)
     return GO_ON
 
@@ -296,7 +296,7 @@ cdef inline int free_prepare(Zone *z, Op *op) noexcept nogil:
     if op.k == op.nr:
         return DONE
     while op.end < end:
-        if op.flags & OP_BATCH:
+        if op.flags & OP_BATCH and not op.flags & OP_PREPARED:
             prepare_row(z, op, end)
             if op.end == end:
                 break

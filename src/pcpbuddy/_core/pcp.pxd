@@ -260,6 +260,7 @@ cdef inline void row_committed(Pcp *p, int n, int high) noexcept nogil:
     p.free_count = max(p.free_count, min(p.free_count + n, p.batch << SCALE_MAX))
     set_high(p, high)
 
+
 # -- draining under one zone-lock hold --------------------------------------------------------------
 
 cdef inline void free_entry(Zone *z, int cpu, int c, idx i, int o) noexcept nogil:
