@@ -67,7 +67,7 @@ $(VENV)/bin/python:
 
 # One stamp per extra: the package is built again when a source is newer.
 $(VENV)/lab $(VENV)/test $(VENV)/core-test $(VENV)/fuzz $(VENV)/bench: $(VENV)/%: $(SOURCES) | $(VENV)/bin/python
-	@echo "Building pcpbuddy into $(VENV) (about a minute) ..."
+	@echo "Building pcpbuddy into $(VENV) (two to four minutes) ..."
 	@$(VENV)/bin/python -m pip install $(PIP) '.[$*]'
 	@touch $@
 

@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -385,6 +386,13 @@ def test_the_table():
     assert lines[1].split() == ["bulk", "order", "9,", "1", "thread", "20.0*", "450", "1.0"]
     assert lines[2].split() == ["10.0-30.0", "400-500", "1.0-1.0"]
     assert lines[3].split()[-3:] == ["13.2", "13.2", "13.2"]
+
+
+def test_no_two_allocators_have_one_colour():
+    names = ["handover", "tuned", "fixed", "mainline", *poolbench.peers.MALLOCS, "other", "empty"]
+    picture = chart([made("bulk", name, 10.0) for name in names])
+    legend = re.findall(r'width="10" height="10" fill="(#\w+)"', picture)
+    assert len(set(legend)) == len(legend) == len(names)
 
 
 def test_ratios_to_the_best_peer():

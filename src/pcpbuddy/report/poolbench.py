@@ -13,6 +13,8 @@ from .drawing import FAINT, INK, MARGIN, PAPER, SMALL, TEXT, TITLE, WIDTH
 
 __all__ = ["chart", "table"]
 
+COLOURS = (*(style.colour for style in STYLES), "#8a5a44", "#7048c0", "#1f2d3a")
+EMPTY = "#9aa3ab"  # the harness alone is no allocator
 NAME = 30  # columns of a load's name
 LINE = 118
 NOTES = """\
@@ -113,7 +115,7 @@ def chart(results: Sequence[Result]) -> str:
     Nothing for what failed.
     """
     names = list(dict.fromkeys(result.peer.name for result in results))
-    styles = {name: STYLES[k % len(STYLES)].colour for k, name in enumerate(names)}
+    styles = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)} | {"empty": EMPTY}
     most = max((max(result.ns) for result in results if result.rounds), default=1.0)
     decades = max(1, int(log10(max(most, 1.0))) + 1)
     left, bar = MARGIN + 150, 11
