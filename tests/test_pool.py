@@ -322,6 +322,46 @@ def test_ticks_come_by_themselves():
         assert high(pool) == high(other)
 
 
+def test_ticks_of_a_thread(monkeypatch):
+    """
+    Nobody comes by: ``high`` decays all the same, in a child too; the thread ends with the pool, not before.
+    """
+    monkeypatch.setattr("pcpbuddy.pool.TICK_S", 0.02)
+
+    def tickers():
+        return [thread for thread in threading.enumerate() if thread.name == "pcpbuddy ticks"]
+
+    def decays(pool):
+        pool.free_bulk(pool.alloc_bulk(10000))
+        begun = pool.zone.summary()["pcp"][0]["high"]
+        until = time.monotonic() + 10
+        while pool.zone.summary()["pcp"][0]["high"] == begun:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    pool = PagePool("64MiB", cpus=1, policy="mainline", ticks="thread")
+    decays(pool)
+    assert child(lambda: decays(pool)) == 0
+    with pool.pages() as page:
+        view = memoryview(page)
+        with pytest.raises(BufferError):
+            pool.close()
+        assert len(tickers()) == 1
+        view.release()
+    decays(pool)
+    pool.close()
+    assert tickers() == []
+    forgotten = PagePool("4MiB", ticks="thread")
+    del forgotten
+    gc.collect()
+    until = time.monotonic() + 10
+    while tickers():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    with pytest.raises(ConfigError, match="expected True, False or thread"):
+        PagePool("4MiB", ticks="often")
+
+
 # Memory
 
 

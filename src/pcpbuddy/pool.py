@@ -15,12 +15,13 @@ from . import _core, arena
 from .config import POOL_PROFILE, Policy
 from .config import policy as find_policy
 from .contig import ContigResult
-from .errors import ConfigError, UsageError
+from .errors import ConfigError, PoolBroken, UsageError
 from .names import MAX_CPUS, MAX_PAGE_ORDER, PAGE_SIZE
 from .zone import Zone, parse_size
 
 __all__ = ["PagePool"]
 
+TICK_S = 1.0  # vmstat_interval
 _POOLS: "weakref.WeakSet[PagePool]" = weakref.WeakSet()
 # stat_threshold: counters are exact. No watermark: nobody reclaims here, so nothing is held back for it.
 _ZONE: dict[str, Any] = {"stat_threshold": 0, "watermark": (0, 0, 0, 0)}
@@ -44,6 +45,7 @@ class PagePool(_core.PagePool):
         huge: of private memory: "transparent" (asked for), "explicit" (reserved ones or an error), "never".
         per: "cpu": the lists of the CPU that a thread is on; "thread": each thread its own, in turn.
         ticks: once a second whoever comes by does what the kernel's timer does (high decays, idle lists drain).
+            "thread": a thread of the pool's own does, also where nobody comes by. False: ``tick()`` alone does.
 
     Raises:
         ConfigError: sizes, policies and memory that cannot be had.
@@ -61,7 +63,7 @@ class PagePool(_core.PagePool):
         share: str | os.PathLike[str] | bool = False,
         huge: str = "transparent",
         per: str = "cpu",
-        ticks: bool = True,
+        ticks: bool | str = True,
     ) -> None:
         nr_pages = parse_size(size) // PAGE_SIZE
         chosen = find_policy(policy)
@@ -83,16 +85,19 @@ class PagePool(_core.PagePool):
         if share is not False:
             arena.ready(place)
 
-    def _open(self, zone: Zone, place: arena.Arena, slots: dict[int, int], per: str, ticks: bool) -> None:
+    def _open(self, zone: Zone, place: arena.Arena, slots: dict[int, int], per: str, ticks: bool | str) -> None:
         if per not in ("cpu", "thread"):
             raise ConfigError(f"per={per!r}: expected cpu or thread")
-        super().__init__(zone, place.memory, slots, per == "thread", ticks, place.me, place.fd)
+        if not isinstance(ticks, bool) and ticks != "thread":
+            raise ConfigError(f"ticks={ticks!r}: expected True, False or thread")
+        super().__init__(zone, place.memory, slots, per == "thread", ticks is True, place.me, place.fd)
         self._place = place
         self._contig = threading.Lock()  # one cma_alloc at a time (CT-9), and memory does not go meanwhile
+        self._ticker = _Ticker(self) if ticks == "thread" else None
         _POOLS.add(self)
 
     @classmethod
-    def attach(cls, share: str | os.PathLike[str] | int, *, per: str = "cpu", ticks: bool = True) -> Self:
+    def attach(cls, share: str | os.PathLike[str] | int, *, per: str = "cpu", ticks: bool | str = True) -> Self:
         """
         The pool that another process shares: its path or name, or the descriptor of its memfd.
         """
@@ -237,10 +242,17 @@ class PagePool(_core.PagePool):
 
         Raises BufferError while buffers of it exist: they would show memory that is gone.
         """
-        if not self.closed:
+        if self.closed:
+            return
+        if self._ticker:  # it must not look at memory that is gone
+            self._ticker.end()
+        try:
             self.shut()
-            _POOLS.discard(self)
-            self._place.close()
+        except BufferError:
+            self._ticker = self._ticker and _Ticker(self)
+            raise
+        _POOLS.discard(self)
+        self._place.close()
 
     def unlink(self) -> None:
         """
@@ -267,6 +279,36 @@ class PagePool(_core.PagePool):
         else:
             self._place.renew()
             self.set_process(self._place.me, self._place.fd)
+        self._ticker = self._ticker and _Ticker(self)  # threads are not copied
+
+
+class _Ticker:
+    """
+    The thread of ``ticks="thread"``. It does not keep the pool alive, and ends with it.
+    """
+
+    def __init__(self, pool: PagePool) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(weakref.ref(pool), self._over), name="pcpbuddy ticks", daemon=True
+        )
+        self._thread.start()
+
+    @staticmethod
+    def _run(find: "weakref.ref[PagePool]", over: threading.Event) -> None:
+        while not over.wait(TICK_S):
+            pool = find()
+            if pool is None:
+                return
+            try:
+                pool.tick()
+            except PoolBroken:  # whoever calls next is told
+                return
+            del pool
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def _slots(cpus: int | None) -> dict[int, int]:
